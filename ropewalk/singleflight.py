@@ -1,0 +1,49 @@
+"""One attempt per key: later callers join it and get its result."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Flights(Generic[T]):
+    """The attempts under way. `abandon=True`: an attempt whose last caller left is cancelled (PullImage);
+    otherwise it goes on, and a repeat of the call finds its result (RunPodSandbox)."""
+
+    def __init__(self, *, abandon: bool) -> None:
+        self._abandon = abandon
+        self._flights: dict[str, asyncio.Task[T]] = {}
+        self._callers: dict[str, int] = {}
+
+    async def join(self, key: str, start: Callable[[], Awaitable[T]]) -> T:
+        """The result of the attempt under way for `key`, or of a new one."""
+        flight = self._flights.get(key)
+        if flight is None or flight.done():
+            flight = asyncio.ensure_future(self._fly(start))
+            self._flights[key] = flight
+            self._callers[key] = 0
+            flight.add_done_callback(lambda done: self._landed(key, done))
+        self._callers[key] += 1
+        try:
+            return await asyncio.shield(flight)
+        finally:
+            if self._flights.get(key) is flight:
+                self._callers[key] -= 1
+                if self._abandon and self._callers[key] == 0 and not flight.done():
+                    flight.cancel()
+
+    @staticmethod
+    async def _fly(start: Callable[[], Awaitable[T]]) -> T:
+        return await start()
+
+    def _landed(self, key: str, flight: asyncio.Task[T]) -> None:
+        if self._flights.get(key) is flight:
+            del self._flights[key], self._callers[key]
+        if not flight.cancelled():
+            flight.exception()  # read once, even if every caller has left
+
+    def under_way(self, key: str) -> asyncio.Task[T] | None:
+        return self._flights.get(key)

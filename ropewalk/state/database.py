@@ -1,0 +1,104 @@
+"""SQLite: one file, one connection, key-value rows, a schema version that moves one step either way.
+
+Runtime state needs to survive a kill, not a power cut (its processes do not survive one either), so commits go
+to the write-ahead log without fsync; `durable` writes wait for the disk. The log is folded into the file by a
+thread of its own with its own connection, never in the event loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+
+from ropewalk.errors import Kind, RopewalkError
+
+VERSION = 1
+TABLES = ("pods", "containers", "images", "layers", "snapshots", "leases", "facts")
+
+
+class Database:
+    """Rows `(id, document)` in named tables. Raises RopewalkError(EXHAUSTED) when the disk is full."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._lock = _lock(path + ".lock")
+        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        run = self._connection.execute
+        run("PRAGMA journal_mode=WAL")
+        run("PRAGMA synchronous=NORMAL")
+        run("PRAGMA wal_autocheckpoint=0")
+        self._migrate()
+
+    def _migrate(self) -> None:
+        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+        if version > VERSION:
+            raise RopewalkError(
+                f"state file {self.path} has schema version {version}, this build knows {VERSION}",
+                hint="start the newer ropewalk once with `ropewalk serve --downgrade-state`, or move the file away",
+                kind=Kind.UNSUPPORTED,
+            )
+        for table in TABLES:
+            self._connection.execute(f"CREATE TABLE IF NOT EXISTS {table} (id TEXT PRIMARY KEY, document BLOB) WITHOUT ROWID")
+        self._connection.execute(f"PRAGMA user_version={VERSION}")
+
+    def rows(self, table: str) -> list[tuple[str, bytes]]:
+        return self._connection.execute(f"SELECT id, document FROM {_known(table)}").fetchall()
+
+    def put(self, table: str, id: str, document: bytes, *, durable: bool = False) -> None:
+        with self._writing(durable=durable):
+            self._connection.execute(f"REPLACE INTO {_known(table)} VALUES (?, ?)", (id, document))
+
+    def delete(self, table: str, id: str, *, durable: bool = False) -> None:
+        with self._writing(durable=durable):
+            self._connection.execute(f"DELETE FROM {_known(table)} WHERE id = ?", (id,))
+
+    @contextlib.contextmanager
+    def _writing(self, *, durable: bool) -> Iterator[None]:
+        """Autocommit with the asked durability; a full disk gets its kind."""
+        try:
+            if durable:
+                self._connection.execute("PRAGMA synchronous=FULL")
+            yield
+        except sqlite3.OperationalError as error:
+            full = error.sqlite_errorcode in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE)
+            raise RopewalkError(
+                f"cannot write state to {self.path}: {error}",
+                hint="free space on that file system" if full else "",
+                kind=Kind.EXHAUSTED if full else Kind.INTERNAL,
+            ) from error
+        finally:
+            if durable:
+                self._connection.execute("PRAGMA synchronous=NORMAL")
+
+    def checkpoint(self) -> None:
+        """Fold the log into the file. Blocks on the disk: call it from a thread of its own."""
+        with contextlib.closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def close(self) -> None:
+        self._connection.close()
+        os.close(self._lock)
+
+
+def _known(table: str) -> str:
+    if table not in TABLES:
+        raise ValueError(table)
+    return table
+
+
+def _lock(path: str) -> int:
+    """flock(2): a second daemon on the same root refuses, and the lock is gone with the process."""
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise RopewalkError(
+            f"another ropewalk daemon holds {path}",
+            hint="stop it, or give this one its own --root and --state",
+            kind=Kind.STATE,
+        ) from error
+    return lock

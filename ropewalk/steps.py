@@ -1,0 +1,61 @@
+"""Operations as named steps, each with its undo.
+
+An operation is a tuple of steps that reads as its story. `advance` walks it; when a step fails, or the
+walk is cancelled, `retreat` undoes every step, last first: also those not reached, because a step may
+have failed half-way and every undo is idempotent and finds its work from the id alone. Failure, Remove
+and recovery after a kill therefore run the same code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple
+
+log = logging.getLogger(__name__)
+
+
+class Step(NamedTuple):
+    """`do(owner, id)` makes; `undo(owner, id)` removes whatever is there."""
+
+    name: str
+    do: Callable[[Any, str], Awaitable[None]]
+    undo: Callable[[Any, str], Awaitable[None]]
+
+
+# A test kills the daemon here: called with "<step>:before" and "<step>:after".
+Checkpoint = Callable[[str], None]
+
+
+def _no_checkpoint(name: str) -> None:
+    del name
+
+
+checkpoint: Checkpoint = _no_checkpoint
+
+
+async def advance(owner: Any, steps: Sequence[Step], id: str) -> None:
+    """Do every step in order. On failure or cancellation: retreat, then raise what happened; what stays is a note."""
+    for step in steps:
+        try:
+            checkpoint(f"{step.name}:before")
+            await step.do(owner, id)
+            checkpoint(f"{step.name}:after")
+        except BaseException as error:
+            left = await asyncio.shield(asyncio.ensure_future(retreat(owner, steps, id)))
+            for note in left:
+                error.add_note(note)
+            raise
+
+
+async def retreat(owner: Any, steps: Sequence[Step], id: str) -> list[str]:
+    """Undo every step, last first, each even if another fails. Returns what could not be undone."""
+    left: list[str] = []
+    for step in reversed(steps):
+        try:
+            await step.undo(owner, id)
+        except Exception as error:
+            left.append(f"undo of {step.name} failed: {error}")
+            log.warning("undo failed", extra={"id": id, "step": step.name, "error": str(error)})
+    return left
