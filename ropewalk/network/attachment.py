@@ -1,0 +1,23 @@
+"""How a pod hangs on the network: every name is chosen before anything is made, and stands in the pod's row."""
+
+from __future__ import annotations
+
+from msgspec import Struct, field
+
+from ropewalk.spec.pod import PortMapping
+
+
+class Attachment(Struct, frozen=True, omit_defaults=True):
+    """`mode`: "bridge", or "host" (the node's own network: everything else is empty)."""
+
+    mode: str
+    netns: str = ""  # path of the pinned network namespace
+    interface: str = "eth0"
+    host_interface: str = ""
+    addresses: list[str] = field(default_factory=list)  # with prefix length, IPv4 first
+    gateways: list[str] = field(default_factory=list)
+    ports: list[PortMapping] = field(default_factory=list)
+
+    @property
+    def ips(self) -> list[str]:
+        return [address.partition("/")[0] for address in self.addresses]
