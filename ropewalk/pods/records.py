@@ -33,7 +33,9 @@ class Pod(Struct, frozen=True, omit_defaults=True, kw_only=True):
     boot_id: str
     cgroup: str  # the parent of its containers' cgroups
     own_cgroup: bool = False  # made by us, because the request named no parent
-    namespaces: dict[str, str] = field(default_factory=dict)  # OCI type -> pin path; absent: the node's or the container's own
+    namespaces: dict[str, str] = field(
+        default_factory=dict
+    )  # OCI type -> pin path; absent: the node's or the container's own
     attachment: Attachment | None = None
     init: Task | None = None  # the process that holds a shared PID namespace
     torn_down: bool = False  # STOP has released everything

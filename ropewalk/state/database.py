@@ -41,7 +41,9 @@ class Database:
                 kind=Kind.UNSUPPORTED,
             )
         for table in TABLES:
-            self._connection.execute(f"CREATE TABLE IF NOT EXISTS {table} (id TEXT PRIMARY KEY, document BLOB) WITHOUT ROWID")
+            self._connection.execute(
+                f"CREATE TABLE IF NOT EXISTS {table} (id TEXT PRIMARY KEY, document BLOB) WITHOUT ROWID"
+            )
         self._connection.execute(f"PRAGMA user_version={VERSION}")
 
     def rows(self, table: str) -> list[tuple[str, bytes]]:

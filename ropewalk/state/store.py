@@ -69,7 +69,9 @@ class Table(Generic[R]):
         if not found:
             raise NotFound(f"no {self.noun} {prefix!r}")
         if len(found) > 1:
-            raise Invalid(f"{self.noun} id {prefix!r} is ambiguous: {len(found)} begin with it", hint="give more digits")
+            raise Invalid(
+                f"{self.noun} id {prefix!r} is ambiguous: {len(found)} begin with it", hint="give more digits"
+            )
         return found[0]
 
     def add(self, record: R, *, durable: bool = False) -> None:
