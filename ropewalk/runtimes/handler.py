@@ -19,10 +19,12 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from msgspec import Struct, field
 
+from ropewalk.errors import Kind, RopewalkError
 from ropewalk.spec.container import ContainerSpec
 from ropewalk.spec.pod import LinuxContainerResources, PodSpec
 from ropewalk.storage.snapshotter import Mount
@@ -119,7 +121,7 @@ class Handler(ABC):
     async def probe(self) -> Probe:
         """Really run something, with a deadline."""
 
-    def refuse(self, pod: PodSpec, container: ContainerSpec | None = None) -> None:
+    def refuse(self, pod: PodSpec, container: ContainerSpec | None = None) -> None:  # noqa: B027 (most refuse nothing)
         """Raise Invalid naming the field that this handler cannot honour. Pure, before any work."""
 
     @abstractmethod
@@ -148,6 +150,10 @@ class Handler(ABC):
         dropped. `timeout` seconds (0: none): on expiry everything it started is killed, Kind.TIMEOUT."""
 
     @abstractmethod
+    def spec(self, id: str) -> dict[str, Any]:
+        """The runtime spec that the container was created from. NotFound if it is gone."""
+
+    @abstractmethod
     async def update(self, id: str, task: Task, resources: LinuxContainerResources) -> None: ...
 
     @abstractmethod
@@ -163,3 +169,33 @@ class Handler(ABC):
     @abstractmethod
     async def sweep(self, owned: set[str]) -> list[str]:
         """After recovery: end and remove what carries this instance's names but no row owns. Returns what it found."""
+
+
+class UnknownHandler(RopewalkError):
+    kind = Kind.INVALID  # the name came with the request (contract 1.2)
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        super().__init__(
+            f"no runtime handler named {name!r}",
+            hint=f"this node has {', '.join(sorted(known))}; add [runtimes.{name}] to /etc/ropewalk/config.toml",
+        )
+
+
+class Handlers(Mapping[str, Handler]):
+    """The handlers of this node by name; `default` is what "" means."""
+
+    def __init__(self, handlers: Mapping[str, Handler], default: str) -> None:
+        self._handlers = dict(handlers)
+        self.default = default
+
+    def __getitem__(self, name: str) -> Handler:
+        handler = self._handlers.get(name or self.default)
+        if handler is None:
+            raise UnknownHandler(name, self._handlers)
+        return handler
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._handlers)
+
+    def __len__(self) -> int:
+        return len(self._handlers)

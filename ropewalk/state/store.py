@@ -3,10 +3,14 @@
 `apply` is the only way a record changes: a pure transition makes the new record, the row is written, memory is
 swapped, watchers are told, all in one synchronous block. If the write fails nobody saw the change. No caller
 holds a record across an await: it holds the id, and asks again.
+
+A full disk must not keep a pod from stopping. A fact that the kernel can tell again (`derivable`: it exited, it
+is gone) is therefore taken into memory even if it cannot be written; the row is written by a later `flush`.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import Generic, Protocol, TypeVar
 
@@ -14,6 +18,8 @@ import msgspec
 
 from ropewalk.errors import Invalid, Kind, NotFound, RopewalkError
 from ropewalk.state.database import Database
+
+log = logging.getLogger(__name__)
 
 
 class Record(Protocol):
@@ -34,6 +40,7 @@ class Table(Generic[R]):
         self._name = name
         self._encode = msgspec.json.Encoder().encode
         self._watchers: list[Watcher[R]] = []
+        self._unwritten: set[str] = set()
         decode = msgspec.json.Decoder(type).decode
         self._records: dict[str, R] = {id: decode(row) for id, row in database.rows(name)}
 
@@ -80,26 +87,52 @@ class Table(Generic[R]):
             raise RopewalkError(f"{self.noun} {record.id!r} exists", kind=Kind.EXISTS)
         self._put(None, record, durable=durable)
 
-    def apply(self, id: str, transition: Callable[..., R], *facts: object, durable: bool = False) -> R:
+    def apply(
+        self, id: str, transition: Callable[..., R], *facts: object, durable: bool = False, derivable: bool = False
+    ) -> R:
         """The record after `transition(record, *facts)`; unchanged records are not written."""
         old = self[id]
         new = transition(old, *facts)
         if new is not old and new != old:
-            self._put(old, new, durable=durable)
+            self._put(old, new, durable=durable, derivable=derivable)
         return new
 
     def remove(self, id: str, *, durable: bool = False) -> None:
-        """Forget; absent is fine."""
+        """Forget; absent is fine. The absence is derivable: recovery finds nothing of it in the kernel."""
         old = self._records.get(id)
         if old is not None:
-            self._database.delete(self._name, id, durable=durable)
+            try:
+                self._database.delete(self._name, id, durable=durable)
+                self._unwritten.discard(id)
+            except RopewalkError as error:
+                self._postpone(id, error)
             del self._records[id]
             self._tell(old, None)
 
-    def _put(self, old: R | None, new: R, *, durable: bool) -> None:
-        self._database.put(self._name, new.id, self._encode(new), durable=durable)
+    def flush(self) -> None:
+        """Write what a full disk kept in memory. Raises as `apply` does while it is still full."""
+        for id in list(self._unwritten):
+            record = self._records.get(id)
+            if record is None:
+                self._database.delete(self._name, id)
+            else:
+                self._database.put(self._name, id, self._encode(record))
+            self._unwritten.discard(id)
+
+    def _put(self, old: R | None, new: R, *, durable: bool, derivable: bool = False) -> None:
+        try:
+            self._database.put(self._name, new.id, self._encode(new), durable=durable)
+            self._unwritten.discard(new.id)
+        except RopewalkError as error:
+            if not derivable:
+                raise
+            self._postpone(new.id, error)
         self._records[new.id] = new
         self._tell(old, new)
+
+    def _postpone(self, id: str, error: RopewalkError) -> None:
+        self._unwritten.add(id)
+        log.warning("state is kept in memory", extra={"id": id, "noun": self.noun, "error": error.message})
 
     def _tell(self, old: R | None, new: R | None) -> None:
         for watcher in self._watchers:
