@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
+from ropewalk.errors import Kind, RopewalkError
+
 T = TypeVar("T")
 
 
@@ -29,6 +31,11 @@ class Flights(Generic[T]):
         self._callers[key] += 1
         try:
             return await asyncio.shield(flight)
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if flight.cancelled() and (caller is None or not caller.cancelling()):
+                raise RopewalkError(f"{key} was overtaken by a later call", kind=Kind.CANCELLED) from None
+            raise
         finally:
             if self._flights.get(key) is flight:
                 self._callers[key] -= 1
@@ -45,5 +52,12 @@ class Flights(Generic[T]):
         if not flight.cancelled():
             flight.exception()  # read once, even if every caller has left
 
-    def under_way(self, key: str) -> asyncio.Task[T] | None:
-        return self._flights.get(key)
+    def under_way(self, key: str) -> bool:
+        return key in self._flights
+
+    async def overtake(self, key: str) -> None:
+        """Cancel the attempt under way, if any, and wait until it has undone itself."""
+        flight = self._flights.get(key)
+        if flight is not None:
+            flight.cancel()
+            await asyncio.wait([flight])

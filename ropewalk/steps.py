@@ -24,15 +24,8 @@ class Step(NamedTuple):
     undo: Callable[[Any, str], Awaitable[None]]
 
 
-# A test kills the daemon here: called with "<step>:before" and "<step>:after".
-Checkpoint = Callable[[str], None]
-
-
-def _no_checkpoint(name: str) -> None:
-    del name
-
-
-checkpoint: Checkpoint = _no_checkpoint
+def checkpoint(name: str) -> None:
+    """A place where the daemon may die: "<step>:before", "<step>:after", "undo <step>:…". Tests put a kill here."""
 
 
 async def advance(owner: Any, steps: Sequence[Step], id: str) -> None:
@@ -54,7 +47,9 @@ async def retreat(owner: Any, steps: Sequence[Step], id: str) -> list[str]:
     left: list[str] = []
     for step in reversed(steps):
         try:
+            checkpoint(f"undo {step.name}:before")
             await step.undo(owner, id)
+            checkpoint(f"undo {step.name}:after")
         except Exception as error:
             left.append(f"undo of {step.name} failed: {error}")
             log.warning("undo failed", extra={"id": id, "step": step.name, "error": str(error)})

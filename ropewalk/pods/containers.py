@@ -1,0 +1,428 @@
+"""Containers: CREATE in steps, START, STOP, REMOVE as undo, and one watch per running container.
+
+The watch is the only place that learns of an end: it awaits the handler, records the exit, and ends what is left
+in the cgroup. StopContainer signals and waits for the watch; nothing polls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Coroutine, Iterable
+
+from ropewalk import ids, steps
+from ropewalk.errors import Kind, NotFound, RopewalkError, WrongState
+from ropewalk.images.store import Image, Images
+from ropewalk.linux.offload import Offload
+from ropewalk.pods import files, identity, phases, sources
+from ropewalk.pods.queues import Queues
+from ropewalk.pods.records import Container, ContainerPhase, Pod, PodPhase, User
+from ropewalk.runtimes.handler import ContainerPlan, ExecResult, Exit, Handler, Handlers
+from ropewalk.runtimes.oci import build, validate
+from ropewalk.singleflight import Flights
+from ropewalk.spec.container import ContainerSpec
+from ropewalk.spec.pod import LinuxContainerResources, NamespaceMode
+from ropewalk.state.store import Table
+from ropewalk.steps import Step
+from ropewalk.storage.snapshotter import Snapshotter
+
+log = logging.getLogger(__name__)
+
+EXEC_LIMIT = (16 << 20) - (64 << 10)  # stdout + stderr + framing stay below the client's 16 MiB (contract 1.1)
+KILL_DEADLINE = 30.0  # seconds from SIGKILL to an end; longer means a process the kernel cannot end
+
+
+def is_visible(container: Container) -> bool:
+    return container.phase is not ContainerPhase.MAKING
+
+
+class Containers:
+    """Owns the life cycle of containers."""
+
+    def __init__(
+        self,
+        containers: Table[Container],
+        pods: Table[Pod],
+        queues: Queues,
+        images: Images,
+        snapshotter: Snapshotter,
+        handlers: Handlers,
+        offload: Offload,
+        *,
+        node: build.NodeFacts,
+        state: str,
+        boot_id: str,
+        now: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.containers = containers
+        self._pods = pods
+        self._queues = queues
+        self._images = images
+        self._snapshotter = snapshotter
+        self._handlers = handlers
+        self._offload = offload
+        self._node = node
+        self._state = state
+        self._boot_id = boot_id
+        self._now = now
+        self._flights: Flights[Container] = Flights(abandon=False)
+        self._built: dict[str, build.Built] = {}  # what CREATE acts on, while it is under way
+        self._watches: dict[str, asyncio.Task[None]] = {}
+        self._asked_to_stop: set[str] = set()
+
+    def get(self, id: str) -> Container:
+        """By id or unique prefix. NotFound for one that is absent or still being made."""
+        return self.containers.resolve(id, visible=is_visible)
+
+    def list(self) -> list[Container]:
+        return [container for container in self.containers if is_visible(container)]
+
+    def of(self, pod_id: str) -> list[Container]:
+        return [container for container in self.containers if container.pod_id == pod_id]
+
+    def is_making(self, container: Container) -> bool:
+        """Whether a create is under way for this row, rather than having left it behind."""
+        return self._flights.under_way(identity.container_key(container.pod_id, container.spec))
+
+    # Create.
+
+    async def create(self, pod_id: str, spec: ContainerSpec) -> Container:
+        """A CREATED container. A repeat with the same metadata joins or adopts."""
+        pod = self._pods.resolve(pod_id, visible=lambda pod: pod.phase.value != "making")
+        if pod.phase is not PodPhase.READY:
+            raise WrongState(f"pod sandbox {pod.id!r} is not ready", hint="run a new one with the next attempt number")
+        validate.validate_container(pod.spec, spec)
+        handler = self._handlers[pod.handler]
+        handler.refuse(pod.spec, spec)
+        key = identity.container_key(pod.id, spec)
+        existing = self._find(pod.id, key)
+        if existing is not None and is_visible(existing):
+            return identity.adopt(existing, spec, existing.spec, usable=True, noun="container")
+        if existing is not None and existing.spec != spec:
+            await self._flights.overtake(key)
+        return await self._flights.join(key, lambda: self._create(pod.id, spec, key))
+
+    async def _create(self, pod_id: str, spec: ContainerSpec, key: str) -> Container:
+        async with self._queues.making(pod_id):
+            left = self._find(pod_id, key)
+            if left is not None:
+                await self._forget(left.id)
+            pod = self._pods[pod_id]
+            image = self._images.find(spec.image.image)
+            if image is None:
+                raise NotFound(f"no image {spec.image.image!r} on this node", hint="pull it first")
+            mounts = await sources.resolve_mounts(self._offload, spec.mounts)
+            devices = await sources.resolve_devices(self._offload, spec)
+            id = ids.new_id()
+            built = build.build(self._inputs(id, pod, spec, image, mounts, devices))
+            container = self._plan(id, pod, spec, image, built)
+            self.containers.add(container)
+            self._built[id] = built
+            try:
+                await steps.advance(self, CREATE, id)
+            except BaseException as error:
+                if not getattr(error, "__notes__", None):
+                    self.containers.remove(id)
+                raise
+            finally:
+                del self._built[id]
+            user = User(built.user.uid, built.user.gid, list(built.user.supplemental_groups))
+            made = self.containers.apply(id, phases.created, user, self._now())
+            self.watch(made)
+            return made
+
+    def _inputs(
+        self,
+        id: str,
+        pod: Pod,
+        spec: ContainerSpec,
+        image: Image,
+        mounts: list[build.ResolvedMount],
+        devices: list[build.HostDevice],
+    ) -> build.Inputs:
+        return build.Inputs(
+            id=id,
+            pod=pod.spec,
+            container=spec,
+            image=image.config,
+            passwd=image.passwd,
+            group=image.group,
+            namespaces=self._namespaces(pod, spec),
+            files=files.shared(self._state, pod.id, pod.spec),
+            cgroup_path=f"{pod.cgroup}/{id}",
+            mounts=mounts,
+            devices=devices,
+            node=self._node,
+            pod_id=pod.id,
+        )
+
+    def _namespaces(self, pod: Pod, spec: ContainerSpec) -> dict[str, str]:
+        """The pod's pinned namespaces, and whose PID namespace to join."""
+        joined = dict(pod.namespaces)
+        options = spec.security.namespace_options
+        if options.pid is NamespaceMode.POD and pod.init is not None:
+            joined["pid"] = f"/proc/{pod.init.pid}/ns/pid"
+        elif options.pid is NamespaceMode.TARGET:
+            target = self.get(options.target_id)
+            if target.pod_id != pod.id or target.phase is not ContainerPhase.RUNNING or target.task is None:
+                raise WrongState(f"target container {target.id!r} is not running in pod sandbox {pod.id!r}")
+            joined["pid"] = f"/proc/{target.task.pid}/ns/pid"
+        return joined
+
+    def _plan(self, id: str, pod: Pod, spec: ContainerSpec, image: Image, built: build.Built) -> Container:
+        """The row before the first side effect."""
+        directory = pod.spec.log_directory
+        return Container(
+            id=id,
+            pod_id=pod.id,
+            spec=spec,
+            phase=ContainerPhase.MAKING,
+            handler=pod.handler,
+            boot_id=self._boot_id,
+            cgroup=f"{pod.cgroup}/{id}",
+            image_id=image.id,
+            image_name=image.tags[0] if image.tags else image.id,
+            image_ref=image.digests[0] if image.digests else image.id,
+            snapshot=id,
+            log_path=os.path.join(directory, spec.log_path) if directory and spec.log_path else "",
+            stop_signal=built.stop_signal,
+            resources=spec.linux.resources,
+            created_at=self._now(),
+        )
+
+    def _find(self, pod_id: str, key: str) -> Container | None:
+        return next((c for c in self.of(pod_id) if identity.container_key(pod_id, c.spec) == key), None)
+
+    async def prepare_snapshot(self, id: str) -> None:
+        container = self.containers[id]
+        image = self._images.find(container.image_id)
+        if image is None:
+            raise NotFound(f"image {container.image_id!r} was removed meanwhile", hint="pull it again")
+        await self._snapshotter.prepare(container.snapshot, image.chain_id)
+
+    async def remove_snapshot(self, id: str) -> None:
+        await self._snapshotter.remove(self.containers[id].snapshot)
+
+    async def create_task(self, id: str) -> None:
+        container = self.containers[id]
+        spec = container.spec
+        built = self._built[id]
+        plan = ContainerPlan(
+            id=id,
+            pod_id=container.pod_id,
+            spec=built.spec,
+            rootfs=await self._snapshotter.mounts(container.snapshot),
+            cgroup=container.cgroup,
+            monitor_cgroup=identity.monitor_cgroup(self._pods[container.pod_id]),
+            log_path=container.log_path,
+            tty=spec.tty,
+            stdin=spec.stdin,
+            stdin_once=spec.stdin_once,
+            propagation=built.propagation,
+        )
+        task = await self._handler(id).create(plan)
+        self.containers.apply(id, phases.tasked, task)
+
+    async def delete_task(self, id: str) -> None:
+        self._unwatch(id)
+        await self._handler(id).delete(id, self.containers[id].cgroup)
+
+    def _handler(self, id: str) -> Handler:
+        return self._handlers[self.containers[id].handler]
+
+    # Start.
+
+    async def start(self, id: str) -> None:
+        container = self.get(id)
+        async with self._queues.making(container.pod_id):
+            container = self.containers[container.id]
+            if container.phase is not ContainerPhase.CREATED or container.task is None:
+                raise WrongState(f"container {container.id!r} is {container.phase.value}, only a created one starts")
+            try:
+                steps.checkpoint("start:before")
+                await self._handler(container.id).start(container.id, container.task)
+                steps.checkpoint("start:after")
+            except RopewalkError as error:
+                self.containers.apply(container.id, phases.start_failed, error.message, self._now(), derivable=True)
+                await self._handler(container.id).kill(container.id, container.task, container.cgroup)
+                raise
+            self.containers.apply(container.id, phases.started, self._now(), derivable=True)
+
+    # The watch.
+
+    def watch(self, container: Container) -> None:
+        """Await its end, from CREATED on: a creator can be killed before it starts."""
+        if container.id not in self._watches:
+            self._watches[container.id] = asyncio.ensure_future(self._await_exit(container.id))
+
+    async def _await_exit(self, id: str) -> None:
+        container = self.containers[id]
+        assert container.task is not None
+        handler = self._handler(id)
+        try:
+            exit = await handler.wait(id, container.task, container.cgroup)
+        except (RopewalkError, OSError) as error:
+            log.warning("cannot learn how the container ended", extra={"container": id, "error": str(error)})
+            exit = phases.lost(self._now(), f"nobody saw it end: {error}")
+        self._end(id, exit)
+        try:
+            await handler.kill(id, container.task, container.cgroup)  # orphans that outlived their init
+        except (RopewalkError, OSError) as error:
+            log.warning("processes outlive their container", extra={"container": id, "error": str(error)})
+
+    def _end(self, id: str, exit: Exit) -> None:
+        if id in self.containers:
+            self.containers.apply(id, phases.exited, exit, derivable=True)
+        self._asked_to_stop.discard(id)
+
+    def _unwatch(self, id: str) -> None:
+        watch = self._watches.pop(id, None)
+        if watch is not None:
+            watch.cancel()
+
+    async def _ended(self, id: str, timeout: float) -> bool:
+        """Whether the watch reported an end within `timeout` seconds."""
+        watch = self._watches.get(id)
+        if watch is not None and not watch.done():
+            await asyncio.wait([watch], timeout=timeout)
+        container = self.containers.get(id)
+        return container is None or container.phase is ContainerPhase.EXITED
+
+    # Stop and remove.
+
+    async def stop(self, id: str, timeout: float) -> None:
+        """The stop signal, `timeout` seconds, SIGKILL; EXITED at return. Absent or ended is fine. Repeated and
+        concurrent calls each wait their own time, so the shortest wins; the stop signal is sent once."""
+        container = self._resolve(id)
+        if container is None:
+            return
+        await self._queues.adopted(container.pod_id)
+        container = self.containers.get(container.id)
+        if container is None or container.phase is ContainerPhase.EXITED or container.task is None:
+            return
+        if container.phase is ContainerPhase.RUNNING and timeout > 0:
+            if container.id not in self._asked_to_stop:
+                self._asked_to_stop.add(container.id)
+                await self._handler(container.id).signal(container.id, container.task, container.stop_signal)
+            if await self._ended(container.id, timeout):
+                return
+        await self._kill(container.id)
+
+    async def _kill(self, id: str) -> None:
+        container = self.containers.get(id)
+        if container is None or container.task is None or container.phase is ContainerPhase.EXITED:
+            return
+        handler = self._handler(id)
+        await handler.signal(id, container.task, signal.SIGKILL)
+        if await self._ended(id, 1.0):
+            return
+        await handler.kill(id, container.task, container.cgroup)
+        if not await self._ended(id, KILL_DEADLINE):
+            raise RopewalkError(
+                f"container {id!r} (pid {container.task.pid}) does not end, {KILL_DEADLINE:.0f} s after SIGKILL",
+                hint="its processes are in the kernel (D state): see /proc/PID/stack",
+                kind=Kind.TIMEOUT,
+            )
+
+    async def remove(self, id: str) -> None:
+        """End it if need be and undo CREATE; absent is fine."""
+        container = self._resolve(id)
+        if container is None:
+            return
+        async with self._queues.turn(container.pod_id):
+            await self._remove(container.id)
+
+    async def _remove(self, id: str) -> None:
+        if id not in self.containers:
+            return
+        await self._kill(id)
+        await self._forget(id)
+
+    async def _forget(self, id: str) -> None:
+        left = await steps.retreat(self, CREATE, id)
+        if left:
+            raise RopewalkError(f"something of container {id!r} is left: {'; '.join(left)}", hint="try again")
+        self.containers.remove(id)
+        self._asked_to_stop.discard(id)
+
+    undo = _forget
+
+    async def kill_all(self, pod_id: str) -> None:
+        """SIGKILL to every container of the pod at once; all EXITED at return. The caller has the pod's turn."""
+        await _all(self._kill(container.id) for container in self.of(pod_id))
+
+    async def remove_all(self, pod_id: str) -> None:
+        await _all(self._remove(container.id) for container in self.of(pod_id))
+
+    def _resolve(self, id: str) -> Container | None:
+        try:
+            return self.get(id)
+        except RopewalkError as error:
+            if error.kind is Kind.NOT_FOUND:
+                return None
+            raise
+
+    # While it runs.
+
+    async def exec_sync(self, id: str, command: list[str], timeout: float) -> ExecResult:
+        """Run a command in a running container; `timeout` seconds, 0 for none."""
+        container, handler = await self._running(id)
+        if not command:
+            raise RopewalkError("the command is empty", kind=Kind.INVALID)
+        assert container.task is not None
+        process = build.exec_process(handler.spec(container.id)["process"], command)
+        return await handler.exec(container.id, container.task, process, timeout=timeout, limit=EXEC_LIMIT)
+
+    async def reopen_log(self, id: str) -> None:
+        container, handler = await self._running(id)
+        assert container.task is not None
+        await handler.reopen_log(container.id, container.task)
+
+    async def update(self, id: str, resources: LinuxContainerResources) -> None:
+        """New limits for a created or running container; the row tells the new values."""
+        container = self.get(id)
+        async with self._queues.turn(container.pod_id):
+            container = self.containers[container.id]
+            if container.phase is ContainerPhase.EXITED or container.task is None:
+                raise WrongState(f"container {container.id!r} is {container.phase.value}: its limits are of no use")
+            await self._handler(container.id).update(container.id, container.task, resources)
+            self.containers.apply(container.id, phases.resized, merged(container.resources, resources))
+
+    async def _running(self, id: str) -> tuple[Container, Handler]:
+        container = self.get(id)
+        await self._queues.adopted(container.pod_id)
+        container = self.containers[container.id]
+        if container.phase is not ContainerPhase.RUNNING:
+            raise WrongState(f"container {container.id!r} is {container.phase.value}, not running")
+        return container, self._handler(container.id)
+
+    async def close(self) -> None:
+        """Stop watching; the containers go on."""
+        watches = list(self._watches.values())
+        self._watches.clear()
+        for watch in watches:
+            watch.cancel()
+        await asyncio.gather(*watches, return_exceptions=True)
+
+
+def merged(old: LinuxContainerResources, new: LinuxContainerResources) -> LinuxContainerResources:
+    """What is set in `new` replaces; zero means "not set" (contract 6.10)."""
+    values = {name: getattr(new, name) or getattr(old, name) for name in LinuxContainerResources.__struct_fields__}
+    return LinuxContainerResources(**values)
+
+
+async def _all(work: Iterable[Coroutine[None, None, None]]) -> None:
+    """Every coroutine runs to its end; the first failure is raised afterwards."""
+    results = await asyncio.gather(*work, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+
+
+CREATE = (
+    Step("snapshot", Containers.prepare_snapshot, Containers.remove_snapshot),
+    Step("task", Containers.create_task, Containers.delete_task),
+)

@@ -1,0 +1,294 @@
+"""Pod sandboxes: RUN in steps, STOP as their undo, REMOVE as both plus the row.
+
+A sandbox has no process of its own: its namespaces are pinned by bind mounts. Only a shared PID namespace needs
+one, a tiny init that reaps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable
+
+from ropewalk import ids, steps
+from ropewalk.errors import Kind, RopewalkError
+from ropewalk.linux import cgroup, namespaces, process
+from ropewalk.network.network import Network
+from ropewalk.pods import files, identity, phases
+from ropewalk.pods.containers import Containers
+from ropewalk.pods.queues import Queues
+from ropewalk.pods.records import Pod, PodPhase
+from ropewalk.runtimes.handler import Handlers
+from ropewalk.runtimes.oci import build, sysctls, validate
+from ropewalk.singleflight import Flights
+from ropewalk.spec.pod import NamespaceMode, PodSpec
+from ropewalk.state.store import Table
+from ropewalk.steps import Step
+
+log = logging.getLogger(__name__)
+
+
+def is_visible(pod: Pod) -> bool:
+    return pod.phase is not PodPhase.MAKING
+
+
+class Sandboxes:
+    """Owns the life cycle of pod sandboxes. `state`: the runtime state directory; `instance`: the prefix of every
+    kernel name."""
+
+    def __init__(
+        self,
+        pods: Table[Pod],
+        containers: Containers,
+        queues: Queues,
+        network: Network,
+        cgroups: cgroup.Cgroups,
+        handlers: Handlers,
+        *,
+        node: build.NodeFacts,
+        instance: str,
+        state: str,
+        boot_id: str,
+        now: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.pods = pods
+        self._containers = containers
+        self._queues = queues
+        self._network = network
+        self._cgroups = cgroups
+        self._handlers = handlers
+        self._node = node
+        self._instance = instance
+        self._state = state
+        self._boot_id = boot_id
+        self._now = now
+        self._flights: Flights[Pod] = Flights(abandon=False)
+        self._watches: dict[str, asyncio.Task[None]] = {}
+
+    def get(self, id: str) -> Pod:
+        """By id or unique prefix. NotFound for one that is absent or still being made."""
+        return self.pods.resolve(id, visible=is_visible)
+
+    def list(self) -> list[Pod]:
+        return [pod for pod in self.pods if is_visible(pod)]
+
+    def is_making(self, pod: Pod) -> bool:
+        """Whether a run is under way for this row, rather than having left it behind."""
+        return self._flights.under_way(identity.pod_key(pod.spec))
+
+    async def run(self, spec: PodSpec) -> Pod:
+        """A READY pod sandbox. A repeat with the same metadata joins or adopts; it is never made twice."""
+        validate.validate_pod(spec)
+        handler = self._handlers[spec.runtime_handler]
+        handler.refuse(spec)
+        key = identity.pod_key(spec)
+        existing = self._find(key)
+        if existing is not None and is_visible(existing):
+            return identity.adopt(existing, spec, existing.spec, usable=existing.phase is PodPhase.READY, noun="pod sandbox")
+        if existing is not None and existing.spec != spec:
+            await self._flights.overtake(key)
+        return await self._flights.join(key, lambda: self._run(spec, handler.name))
+
+    async def _run(self, spec: PodSpec, handler: str) -> Pod:
+        left = self._find(identity.pod_key(spec))
+        if left is not None:
+            await self._forget(left.id)
+        pod = self._plan(spec, handler)
+        try:
+            self.pods.add(pod)
+        except RopewalkError:
+            if pod.attachment is not None:
+                await self._network.detach(pod.id, pod.attachment)  # gives the addresses back
+            raise
+        try:
+            await steps.advance(self, RUN, pod.id)
+        except BaseException as error:
+            if not getattr(error, "__notes__", None):
+                self.pods.remove(pod.id)
+            raise
+        ready = self.pods.apply(pod.id, phases.ready, self._now())
+        self.watch(ready)
+        return ready
+
+    def _plan(self, spec: PodSpec, handler: str) -> Pod:
+        """The row before the first side effect: every kernel name is chosen here."""
+        id = ids.new_id()
+        attachment = self._network.plan(id, spec)
+        base = f"{files.directory(self._state, id)}/ns"
+        pins: dict[str, str] = {}
+        if not spec.host_network:
+            pins |= {"network": attachment.netns, "uts": f"{base}/uts"}
+        if spec.namespaces.ipc is not NamespaceMode.NODE:
+            pins["ipc"] = f"{base}/ipc"
+        parent = spec.linux.cgroup_parent
+        return Pod(
+            id=id,
+            spec=spec,
+            phase=PodPhase.MAKING,
+            handler=handler,
+            created_at=self._now(),
+            boot_id=self._boot_id,
+            cgroup=cgroup.clean(parent) if parent else f"/{self._instance}/pod{id}",
+            own_cgroup=not parent,
+            namespaces=pins,
+            attachment=attachment,
+        )
+
+    def _find(self, key: str) -> Pod | None:
+        return next((pod for pod in self.pods if identity.pod_key(pod.spec) == key), None)
+
+    # The steps of RUN, each with its undo.
+
+    async def make_namespaces(self, id: str) -> None:
+        pod = self.pods[id]
+        pins = {kind: pin for kind, pin in pod.namespaces.items() if kind != "network"}
+        os.makedirs(f"{files.directory(self._state, id)}/ns", mode=0o711, exist_ok=True)
+        if pins:
+            namespaces.make(pins, hostname=files.hostname(pod.spec) if "uts" in pins else "")
+
+    async def drop_namespaces(self, id: str) -> None:
+        for kind, pin in self.pods[id].namespaces.items():
+            if kind != "network":
+                namespaces.unpin(pin)
+        namespaces.remove_pins(f"{files.directory(self._state, id)}/ns")
+
+    async def attach(self, id: str) -> None:
+        pod = self.pods[id]
+        if pod.attachment is not None:
+            await self._network.attach(id, pod.attachment, pod.spec)
+
+    async def detach(self, id: str) -> None:
+        pod = self.pods[id]
+        if pod.attachment is not None:
+            await self._network.detach(id, pod.attachment)
+
+    async def write_files(self, id: str) -> None:
+        pod = self.pods[id]
+        files.write(self._state, id, pod.spec)
+        values = sysctls.effective(pod.spec)
+        if values:
+            namespaces.write_sysctls(pod.namespaces, values)
+
+    async def remove_files(self, id: str) -> None:
+        files.remove(self._state, id)
+
+    async def create_init(self, id: str) -> None:
+        pod = self.pods[id]
+        if pod.spec.namespaces.pid is not NamespaceMode.POD:
+            return
+        handler = self._handlers[pod.handler]
+        spec = build.init_spec(id, pod.spec, pod.namespaces, cgroup_path=self._init_cgroup(pod), node=self._node)
+        task = await handler.create_init(id, spec, self._init_cgroup(pod))
+        self.pods.apply(id, phases.initialised, task)
+
+    async def remove_init(self, id: str) -> None:
+        pod = self.pods[id]
+        self._unwatch(id)
+        if pod.spec.namespaces.pid is NamespaceMode.POD:
+            await self._handlers[pod.handler].delete(id, self._init_cgroup(pod))
+        await self._cgroups.remove(pod.cgroup if pod.own_cgroup else identity.monitor_cgroup(pod))
+
+    @staticmethod
+    def _init_cgroup(pod: Pod) -> str:
+        return f"{pod.cgroup}/{pod.id}"
+
+    # Stop and remove.
+
+    async def stop(self, id: str) -> None:
+        """Everything of the pod ends and its network is released; absent is fine."""
+        pod = self._resolve(id)
+        if pod is None or pod.torn_down:
+            return
+        async with self._queues.overtake(pod.id):
+            if pod.id in self.pods:
+                await self._stop(pod.id)
+
+    async def _stop(self, id: str) -> None:
+        self.pods.apply(id, phases.notready, derivable=True)
+        await self._containers.kill_all(id)
+        left = await steps.retreat(self, RUN, id)
+        if left:
+            raise RopewalkError(f"pod sandbox {id!r} is stopped, but something of it is left: {'; '.join(left)}")
+        self.pods.apply(id, phases.torn_down, derivable=True)
+
+    async def remove(self, id: str) -> None:
+        """Stop it if need be, remove its containers, then the row; absent is fine."""
+        pod = self._resolve(id)
+        if pod is None:
+            return
+        async with self._queues.overtake(pod.id):
+            if pod.id not in self.pods:
+                return
+            if not self.pods[pod.id].torn_down:
+                await self._stop(pod.id)
+            await self._containers.remove_all(pod.id)
+            self.pods.remove(pod.id)
+        self._queues.forget(pod.id)
+
+    def _resolve(self, id: str) -> Pod | None:
+        try:
+            return self.get(id)
+        except RopewalkError as error:
+            if error.kind is Kind.NOT_FOUND:
+                return None
+            raise
+
+    async def _forget(self, id: str) -> None:
+        """What an earlier attempt left behind: undo it, then its row."""
+        left = await steps.retreat(self, RUN, id)
+        if left:
+            raise RopewalkError(f"pod sandbox {id!r} of an earlier attempt is left: {'; '.join(left)}", kind=Kind.STATE)
+        self.pods.remove(id)
+
+    undo = _forget
+
+    # The sandbox's own process.
+
+    def watch(self, pod: Pod) -> None:
+        """NOTREADY as soon as the init of the shared PID namespace ends; no process, nothing to watch."""
+        if pod.init is not None and pod.id not in self._watches:
+            self._watches[pod.id] = asyncio.ensure_future(self._await_init(pod.id, pod.init.pid, pod.init.pid_start))
+
+    async def _await_init(self, id: str, pid: int, start: int) -> None:
+        await process.wait_gone(pid, start)
+        self._watches.pop(id, None)
+        if id in self.pods:
+            log.warning("the pod's init ended", extra={"pod": id, "pid": pid})
+            self.pods.apply(id, phases.notready, derivable=True)
+
+    def _unwatch(self, id: str) -> None:
+        watch = self._watches.pop(id, None)
+        if watch is not None:
+            watch.cancel()
+
+    def verify(self, pod: Pod) -> str:
+        """Why a recorded READY pod is not: "" if everything it needs is there."""
+        for kind, pin in pod.namespaces.items():
+            if not namespaces.is_pinned(pin):
+                return f"its {kind} namespace {pin} is gone"
+        if pod.init is not None and process.start_time(pod.init.pid) != pod.init.pid_start:
+            return "its init is gone"
+        return ""
+
+    def remove_directory(self, id: str) -> None:
+        """The directory of a pod that has no row: its mounts and files."""
+        namespaces.remove_pins(f"{files.directory(self._state, id)}/ns")
+        files.remove(self._state, id)
+
+    async def close(self) -> None:
+        """Stop watching; the pods go on."""
+        watches = list(self._watches.values())
+        self._watches.clear()
+        for watch in watches:
+            watch.cancel()
+        await asyncio.gather(*watches, return_exceptions=True)
+
+
+RUN = (
+    Step("namespaces", Sandboxes.make_namespaces, Sandboxes.drop_namespaces),
+    Step("network", Sandboxes.attach, Sandboxes.detach),
+    Step("files", Sandboxes.write_files, Sandboxes.remove_files),
+    Step("init", Sandboxes.create_init, Sandboxes.remove_init),
+)  # every undo is idempotent and finds its work from the row
