@@ -1,0 +1,35 @@
+"""hatch's build hook: Python code for the messages in proto/, made with every wheel, sdist and editable install.
+
+Run as a program it makes the code in the tree. No *_pb2_grpc modules: ropewalk/wire/grpc.py builds its handlers and
+stubs from the service descriptors.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+PACKAGE = "ropewalk/wire/pb"
+
+
+def generate(root: Path) -> None:
+    """proto/*.proto under `root` → ropewalk/wire/pb/*_pb2.py and .pyi. The first --proto_path gives the files the name
+    under which they are imported."""
+    from grpc_tools import protoc  # a build requirement; not there when hatch only reads this file
+
+    sources = [f"{PACKAGE}/{path.name}" for path in sorted((root / "proto").glob("*.proto"))]
+    arguments = [f"--proto_path={PACKAGE}={root / 'proto'}", f"--python_out={root}", f"--pyi_out={root}"]
+    if protoc.main(["protoc", *arguments, *sources]) != 0:
+        raise SystemExit(f"protoc refused {', '.join(sources)}")
+
+
+if __name__ == "__main__":
+    generate(Path(__file__).parent)
+else:
+    from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+    class GenerateMessages(BuildHookInterface[Any]):
+        """hatch calls `initialize` before it collects files."""
+
+        def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+            generate(Path(self.root))
