@@ -1,0 +1,328 @@
+"""Control groups: the cgroupfs driver, one interface over v1 (also hybrid) and v2.
+
+Paths are relative to each hierarchy's mount point: "/kubepods/pod1". Calls are quick file operations made inline;
+only what has to wait for processes is async. Nothing here owns a cgroup: whoever has the path may repeat anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import signal
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+
+from msgspec import Struct
+
+from ropewalk import errors
+from ropewalk.linux import mount, process
+from ropewalk.spec import pod
+
+KILL_SECONDS = 10.0
+REMOVE_SECONDS = 2.0
+UNLIMITED = 1 << 62  # limits from here on mean "none" (v1 reports 2^63 less a page)
+
+
+class Pressure(Struct, frozen=True):
+    """One line of a pressure file: total in nanoseconds, averages in percent."""
+
+    total_ns: int
+    avg10: float
+    avg60: float
+    avg300: float
+
+
+class Psi(Struct, frozen=True):
+    some: Pressure | None = None
+    full: Pressure | None = None
+
+
+class CgroupStats(Struct, frozen=True):
+    """What a cgroup and all below it use. None: unknown on this node. Limits are None where there is none."""
+
+    cpu_usage_ns: int | None = None
+    memory_usage: int | None = None
+    memory_working_set: int | None = None  # usage less inactive file pages
+    memory_rss: int | None = None  # anonymous memory
+    page_faults: int | None = None
+    major_page_faults: int | None = None
+    memory_limit: int | None = None
+    swap_usage: int | None = None
+    swap_limit: int | None = None
+    pids: int | None = None  # threads, as the pids controller counts
+    cpu_psi: Psi | None = None
+    memory_psi: Psi | None = None
+    io_psi: Psi | None = None
+
+
+class Cgroups(ABC):
+    """See the module. Errors are OSError with the file, or RopewalkErrors that name the cgroup."""
+
+    version: int
+
+    @abstractmethod
+    def problem(self) -> str:
+        """Why containers cannot run under this layout and what to do, "" if they can."""
+
+    @abstractmethod
+    def controllers(self) -> frozenset[str]:
+        """Names of the controllers that cgroups here can have ("cpu", "memory", ...)."""
+
+    @abstractmethod
+    def directories(self, path: str) -> list[str]:
+        """The directory of `path` in each hierarchy, whether or not it exists."""
+
+    @abstractmethod
+    def make(self, path: str) -> None:
+        """Create the cgroup and its ancestors in every hierarchy, ready to take processes; idempotent."""
+
+    @abstractmethod
+    def add(self, path: str, pid: int, *, controllers: Iterable[str] | None = None) -> None:
+        """Move a process (all threads) into an existing cgroup. v1: only of the hierarchies of `controllers`, if given;
+        each move costs, and a monitor needs few."""
+
+    @abstractmethod
+    def stats(self, path: str) -> CgroupStats | None:
+        """None if the cgroup is gone."""
+
+    @abstractmethod
+    def oom_kills(self, path: str) -> int | None:
+        """Processes that the OOM killer ended here since the cgroup was made. None if it is gone."""
+
+    @abstractmethod
+    def update(self, path: str, resources: pod.LinuxContainerResources) -> None:
+        """Set what is not zero or empty. Invalid: a value that the kernel refuses, or that this version cannot hold."""
+
+    @abstractmethod
+    def _end(self, path: str, round: int) -> None:
+        """Send SIGKILL to every process of the cgroup, once."""
+
+    def processes(self, path: str) -> list[int]:
+        """Every process of the cgroup and of those below. Empty if it is gone."""
+        found: set[int] = set()
+        for directory in self.directories(path):
+            for below in walk(directory):
+                found.update(read_processes(below))
+        found.discard(0)  # of another pid namespace
+        return sorted(found)
+
+    def exists(self, path: str) -> bool:
+        """In any hierarchy."""
+        return any(os.path.isdir(directory) for directory in self.directories(path))
+
+    def list(self, prefix: str) -> list[str]:
+        """Paths of the cgroups below `prefix` (itself not) in any hierarchy, parents first."""
+        found: set[str] = set()
+        for directory in self.directories(prefix):
+            start = len(directory.rstrip("/"))
+            found.update(below[start:] for below in walk(directory))
+        base = prefix.rstrip("/")
+        return sorted(base + rest for rest in found if rest.strip("/"))
+
+    async def kill(self, path: str, *, seconds: float = KILL_SECONDS) -> None:
+        """SIGKILL every process of the cgroup and below until none is left. Kind.TIMEOUT names those that stay."""
+        deadline = time.monotonic() + seconds
+        round = 0
+        while left := self.processes(path):
+            pidfds = _open_all(left)
+            try:
+                self._end(path, round)
+                await _ended(pidfds, deadline)
+            finally:
+                for fd in pidfds:
+                    os.close(fd)
+            if time.monotonic() >= deadline:
+                stay = ", ".join(map(str, self.processes(path)))
+                raise errors.RopewalkError(
+                    f"processes {stay} in cgroup {path} outlived SIGKILL for {seconds:g} s",
+                    hint="they wait in the kernel (state D in ps): look for a dead file system or device",
+                    kind=errors.Kind.TIMEOUT,
+                )
+            round += 1
+            await asyncio.sleep(min(0.001 * round, 0.05) if round > 1 else 0)
+
+    async def remove(self, path: str, *, seconds: float = REMOVE_SECONDS) -> None:
+        """Remove the cgroup and those below; absent is fine. What has just ended may still be busy for a moment."""
+        if path.strip("/") == "":
+            raise errors.Invalid("the root cgroup cannot be removed")
+        deadline = time.monotonic() + seconds
+        pause = 0.001
+        while True:
+            try:
+                for directory in self.directories(path):
+                    for below in reversed(list(walk(directory))):
+                        with contextlib.suppress(FileNotFoundError):
+                            os.rmdir(below)
+                return
+            except OSError as error:
+                if error.errno not in (errno.EBUSY, errno.ENOTEMPTY) or time.monotonic() >= deadline:
+                    raise
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 0.05)
+
+
+def detect(mountinfo: str = "/proc/self/mountinfo") -> Cgroups:
+    """The layout of this node. v1 if any v1 hierarchy has a controller, as runc and crun decide; else v2."""
+    from ropewalk.linux import cgroup_v1, cgroup_v2
+
+    unified = ""
+    hierarchies: dict[str, str] = {}
+    for found in mount.mounts(mountinfo):
+        if found.type == "cgroup2":
+            unified = unified or found.target
+        elif found.type == "cgroup":
+            for option in found.super_options.split(","):
+                if option in cgroup_v1.CONTROLLERS or option.startswith("name="):
+                    hierarchies.setdefault(option, found.target)
+    if any(name in cgroup_v1.CONTROLLERS for name in hierarchies):
+        return cgroup_v1.CgroupsV1(hierarchies, unified)
+    if unified:
+        return cgroup_v2.CgroupsV2(unified)
+    raise errors.Unsupported(
+        "no cgroup hierarchy is mounted", hint="mount -t cgroup2 cgroup2 /sys/fs/cgroup, or start systemd"
+    )
+
+
+def relative(path: str) -> str:
+    """`path` without its leading slash, checked: Invalid if it could leave the hierarchy."""
+    parts = path.strip("/").split("/")
+    if not path.startswith("/") or any(part in (".", "..") or "\0" in part for part in parts):
+        raise errors.Invalid(f"cgroup path {path!r} is not absolute, or has dots in it")
+    return "/".join(part for part in parts if part)
+
+
+def walk(directory: str) -> Iterable[str]:
+    """A cgroup's directory and all below it, parents first; nothing if it is gone. A directory's link count tells
+    whether it has children (kernfs), which saves reading it."""
+    try:
+        links = os.stat(directory).st_nlink
+    except FileNotFoundError:
+        return
+    yield directory
+    if links == 2:
+        return
+    try:
+        with os.scandir(directory) as entries:
+            below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return
+    for path in below:
+        yield from walk(path)
+
+
+def read(path: str) -> bytes:
+    """A cgroup file; b"" if it or its cgroup is gone (ENODEV: removed while open). One read: they are small."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return b""
+    try:
+        return os.read(fd, 65536)
+    except OSError as error:
+        if error.errno in (errno.ENODEV, errno.EOPNOTSUPP):
+            return b""
+        raise
+    finally:
+        os.close(fd)
+
+
+def write(path: str, value: str) -> None:
+    """Write a cgroup file. OSError names the file: ENOENT, EINVAL, EBUSY, ..."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, value.encode())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error
+    finally:
+        os.close(fd)
+
+
+def set_value(directory: str, file: str, value: str | int) -> None:
+    """Write a setting that a caller asked for: what the kernel says about the value becomes Invalid, "busy" (a limit
+    below the present use) Kind.STATE."""
+    path = os.path.join(directory, file)
+    try:
+        write(path, str(value))
+    except FileNotFoundError:
+        if not os.path.isdir(directory):
+            raise errors.NotFound(f"cgroup {directory} is gone") from None
+        raise errors.Unsupported(f"{file} cannot be set to {value}: this node has no such file") from None
+    except OSError as error:
+        busy = error.errno == errno.EBUSY
+        raise errors.RopewalkError(
+            f"{path} cannot be set to {value}: {error.strerror}",
+            hint="it is below what is in use now" if busy else "",
+            kind=errors.Kind.STATE if busy else errors.Kind.INVALID,
+        ) from error
+
+
+def read_processes(directory: str) -> list[int]:
+    """cgroup.procs, of any length; empty if the cgroup is gone or threaded."""
+    try:
+        with open(os.path.join(directory, "cgroup.procs"), "rb") as file:
+            return [int(line) for line in file]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        if error.errno in (errno.ENODEV, errno.EOPNOTSUPP):
+            return []
+        raise
+
+
+def number(content: bytes) -> int | None:
+    """A file that is one number; None for "max", nothing, or anything else."""
+    text = content.strip()
+    return int(text) if text.lstrip(b"-").isdigit() else None
+
+
+def limit(content: bytes) -> int | None:
+    """A limit; None where there is none."""
+    value = number(content)
+    return value if value is not None and 0 <= value < UNLIMITED else None
+
+
+def field(content: bytes, name: bytes) -> int | None:
+    """`name`'s number in a file of "name number" lines."""
+    at = content.find(b"\n" + name + b" ")
+    start = at + len(name) + 2
+    if at < 0:
+        if not content.startswith(name + b" "):
+            return None
+        start = len(name) + 1
+    end = content.find(b"\n", start)
+    return int(content[start : end if end >= 0 else None])
+
+
+def signal_all(list_processes: Callable[[], list[int]]) -> None:
+    """SIGKILL to all that `list_processes` names. Each is held by a pidfd before the list is read again, so a pid
+    that was freed and given to a stranger in between is not hit."""
+    held: dict[int, int] = {}
+    try:
+        for pid in list_processes():
+            with contextlib.suppress(ProcessLookupError):
+                held[pid] = os.pidfd_open(pid)
+        for pid in list_processes():
+            if pid in held:
+                process.send_signal(held[pid], signal.SIGKILL)
+    finally:
+        for fd in held.values():
+            os.close(fd)
+
+
+def _open_all(pids: Iterable[int]) -> list[int]:
+    found = []
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, OSError):
+            found.append(os.pidfd_open(pid))
+    return found
+
+
+async def _ended(pidfds: Iterable[int], deadline: float) -> None:
+    """Until all have ended, or the deadline."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+            for fd in pidfds:
+                await process.wait_pidfd(fd)

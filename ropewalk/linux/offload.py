@@ -1,0 +1,164 @@
+"""Calls that may block for ever, in worker processes that can be abandoned.
+
+A thread stuck on a dead NFS server can never be got rid of; a process can be forgotten. Workers start on demand,
+serve one call at a time and leave after being idle. A call past its deadline (or cancelled) gives up its worker:
+SIGKILL, and where even that has to wait for the kernel, the worker is left behind and counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from ropewalk import errors
+from ropewalk.linux import spawn
+
+T = TypeVar("T")
+
+LENGTH = struct.Struct("=Q")  # before each pickled message, both ways
+MAX_STUCK = 16  # abandoned workers that SIGKILL could not end yet; each holds about 8 MiB
+
+
+class Offload:
+    """At most `limit` workers. `background=True`: they run at idle CPU and I/O priority."""
+
+    def __init__(self, limit: int = 4, *, idle: float = 30.0, background: bool = False) -> None:
+        self._idle_seconds = idle
+        self._background = background
+        self._slots = asyncio.Semaphore(limit)
+        self._idle: list[_Worker] = []
+        self._stuck: list[spawn.Process] = []
+
+    async def call(self, fn: Callable[..., T], *args: Any, timeout: float | None = 10.0) -> T:
+        """fn(*args) in a worker. `fn` is a module-level function of an importable module; arguments and result are
+        pickled. What it raises is raised here. `timeout` seconds (None: no limit) include waiting for a worker.
+
+        Kind.TIMEOUT: the deadline passed; the call may still take effect. Kind.UNAVAILABLE: too many workers hang.
+        """
+        what = f"{fn.__module__}.{fn.__qualname__}({', '.join(map(repr, args[:1]))})"
+        request = pickle.dumps((fn.__module__, fn.__qualname__, args), pickle.HIGHEST_PROTOCOL)
+        try:
+            async with asyncio.timeout(timeout), self._slots:
+                answer = await self._ask(request, what)
+        except TimeoutError as error:
+            if timeout is None:
+                raise
+            raise errors.RopewalkError(
+                f"{what} did not answer within {timeout:g} s",
+                hint="the file system or device behind it hangs; its worker was abandoned",
+                kind=errors.Kind.TIMEOUT,
+            ) from error
+        succeeded, value = pickle.loads(answer)
+        if succeeded:
+            result: T = value
+            return result
+        raise value
+
+    async def _ask(self, request: bytes, what: str) -> bytes:
+        """One exchange. Whatever interrupts it gives up the worker: its answer would meet the next caller."""
+        worker = self._take_idle() or self._start(what)
+        try:
+            answer = await worker.exchange(request)
+        except BaseException as error:
+            self._abandon(worker)
+            if isinstance(error, EOFError | ConnectionError):
+                raise errors.RopewalkError(f"the worker died in {what}: exit code {worker.process.code}") from error
+            raise
+        self._idle.append(worker)
+        worker.expire_after(self._idle_seconds, self._expire)
+        return answer
+
+    def _take_idle(self) -> _Worker | None:
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.process.code is None:
+                return worker
+            worker.close()
+        return None
+
+    def _start(self, what: str) -> _Worker:
+        self._stuck = [process for process in self._stuck if process.code is None]
+        if len(self._stuck) >= MAX_STUCK:
+            raise errors.RopewalkError(
+                f"{what} was not tried: {len(self._stuck)} workers hang in the kernel",
+                hint="look for D-state processes named offload_worker and the dead file system they wait for",
+                kind=errors.Kind.UNAVAILABLE,
+            )
+        return _Worker(background=self._background)
+
+    def _abandon(self, worker: _Worker) -> None:
+        worker.close()
+        worker.process.kill()
+        self._stuck.append(worker.process)
+
+    def _expire(self, worker: _Worker) -> None:
+        self._idle.remove(worker)
+        worker.close()
+
+    async def close(self) -> None:
+        """End the idle workers (they exit at the end of their socket). Calls under way are their callers' to cancel."""
+        for worker in self._idle:
+            worker.close()
+        ended = [worker.process.wait() for worker in self._idle]
+        self._idle.clear()
+        await asyncio.gather(*ended)
+
+
+class _Worker:
+    """A worker process and our end of its socket."""
+
+    def __init__(self, *, background: bool) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                self.process = spawn.spawn(
+                    command(background=background), env=environment(), pass_fds={3: theirs.fileno()}
+                )
+            except BaseException:
+                ours.close()
+                raise
+        ours.setblocking(False)
+        self._socket = ours
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def exchange(self, request: bytes) -> bytes:
+        if self._timer is not None:
+            self._timer.cancel()
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(self._socket, LENGTH.pack(len(request)) + request)
+        (length,) = LENGTH.unpack(await self._receive(LENGTH.size))
+        return await self._receive(length)
+
+    async def _receive(self, length: int) -> bytes:
+        loop = asyncio.get_running_loop()
+        content = bytearray()
+        while len(content) < length:
+            chunk = await loop.sock_recv(self._socket, min(length - len(content), 1 << 20))
+            if not chunk:
+                raise EOFError
+            content += chunk
+        return bytes(content)
+
+    def expire_after(self, seconds: float, expire: Callable[[_Worker], None]) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, expire, self)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._socket.close()
+
+
+def command(*, background: bool) -> list[str]:
+    """-S: without `site`, whose work the parent did already; its sys.path comes by the environment."""
+    return [sys.executable, "-S", "-m", "ropewalk.linux.offload_worker", *(["background"] if background else [])]
+
+
+def environment() -> dict[str, str]:
+    """The parent's import path, and nothing else of its environment."""
+    return {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "LC_ALL": "C.UTF-8"}
