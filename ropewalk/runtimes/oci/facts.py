@@ -1,0 +1,58 @@
+"""What the spec depends on besides the request: facts of the node, and host paths and devices already looked up."""
+
+from __future__ import annotations
+
+from msgspec import Struct, field
+
+from ropewalk.runtimes.oci import capabilities
+from ropewalk.spec.container import Mount
+
+
+class NodeFacts(Struct, frozen=True, kw_only=True):
+    """What this node, and the handler on it, can do. Probed once by whoever wires the daemon."""
+
+    capabilities: frozenset[str] = capabilities.KNOWN  # the daemon's bounding set, "CAP_CHOWN", …
+    cgroup_version: int = 2  # 1: v1 or hybrid
+    architecture: str = "x86_64"  # uname -m
+    kernel: tuple[int, int] = (5, 14)
+    hostname: str = "localhost"  # HOSTNAME of host network containers
+    can_lower_oom: bool = True  # CAP_SYS_RESOURCE
+    oom_score_adj: int = 0  # the daemon's own; the floor when it cannot be lowered
+    hugepage_sizes: frozenset[str] = frozenset()  # "2MB", "1GB"; empty: no hugetlb controller
+    swap: bool = True  # memory.swap.max or memory.memsw.limit_in_bytes exists
+    recursive_read_only: bool = False  # the handler knows "rro" (runtime features mountOptions) and Linux >= 5.12
+    user_namespaces: bool = False
+    apparmor: bool = False
+    apparmor_default: str = ""  # name of the loaded default profile
+    apparmor_profiles: frozenset[str] = frozenset()  # loaded ones, /sys/kernel/security/apparmor/profiles
+    selinux: bool = False
+
+
+class ResolvedMount(Struct, frozen=True):
+    """A requested mount whose host path was looked up."""
+
+    mount: Mount
+    source: str  # realpath of mount.host_path; it exists
+    propagation: str = ""  # of the mount that `source` lies on: "shared", "slave", "private"; "": not looked up
+
+
+class HostDevice(Struct, frozen=True):
+    """A device node of the node, as it shall appear in the container."""
+
+    path: str  # in the container
+    type: str  # "c", "b" or "p" (mknod(1))
+    major: int
+    minor: int
+    mode: int = 0o666  # permission bits
+    uid: int = 0
+    gid: int = 0
+    permissions: str = "rwm"  # cgroup access
+
+
+class ResolvedUser(Struct, frozen=True):
+    """The identity of the container's first process. The primary gid is the first of the supplemental groups."""
+
+    uid: int = 0
+    gid: int = 0
+    supplemental_groups: list[int] = field(default_factory=list)
+    home: str = "/"
