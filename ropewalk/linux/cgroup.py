@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import itertools
 import os
 import signal
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec import Struct
 
@@ -22,6 +23,8 @@ from ropewalk.linux import mount, process
 from ropewalk.spec import pod
 
 KILL_SECONDS = 10.0
+STORM_ROUNDS = 2  # after so many rounds of SIGKILL somebody forks faster than we kill
+MAX_HELD = 256  # pidfds at a time
 REMOVE_SECONDS = 2.0
 UNLIMITED = 1 << 62  # limits from here on mean "none" (v1 reports 2^63 less a page)
 
@@ -97,8 +100,21 @@ class Cgroups(ABC):
         """Set what is not zero or empty. Invalid: a value that the kernel refuses, or that this version cannot hold."""
 
     @abstractmethod
-    def _end(self, path: str, round: int) -> None:
-        """Send SIGKILL to every process of the cgroup, once."""
+    def _end(self, path: str, round: int, held: Mapping[int, int]) -> None:
+        """Send SIGKILL to every process of the cgroup, once. `held` are pidfds by pid."""
+
+    def _signal(self, path: str, held: Mapping[int, int]) -> None:
+        """SIGKILL by pidfd, to those that a second look still finds here: a pid that was freed and given to a
+        stranger between the first look and pidfd_open is not hit."""
+        for pid in self.processes(path):
+            if pid in held:
+                process.send_signal(held[pid], signal.SIGKILL)
+
+    def _signal_frozen(self, path: str) -> None:
+        """SIGKILL to however many there are: a frozen process cannot end, so its pid cannot become a stranger's."""
+        for pid in self.processes(path):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def processes(self, path: str) -> list[int]:
         """Every process of the cgroup and of those below. Empty if it is gone."""
@@ -126,13 +142,13 @@ class Cgroups(ABC):
         """SIGKILL every process of the cgroup and below until none is left. Kind.TIMEOUT names those that stay."""
         deadline = time.monotonic() + seconds
         round = 0
-        while left := self.processes(path):
-            pidfds = _open_all(left)
+        while listed := self.processes(path):
+            held = hold(listed)
             try:
-                self._end(path, round)
-                await _ended(pidfds, deadline)
+                self._end(path, round, held)
+                await _ended(held.values(), deadline)
             finally:
-                for fd in pidfds:
+                for fd in held.values():
                     os.close(fd)
             if time.monotonic() >= deadline:
                 stay = ", ".join(map(str, self.processes(path)))
@@ -142,7 +158,7 @@ class Cgroups(ABC):
                     kind=errors.Kind.TIMEOUT,
                 )
             round += 1
-            await asyncio.sleep(min(0.001 * round, 0.05) if round > 1 else 0)
+            await asyncio.sleep(min(0.001 * (round - 1), 0.05))
 
     async def remove(self, path: str, *, seconds: float = REMOVE_SECONDS) -> None:
         """Remove the cgroup and those below; absent is fine. What has just ended may still be busy for a moment."""
@@ -194,7 +210,7 @@ def relative(path: str) -> str:
     return "/".join(part for part in parts if part)
 
 
-def walk(directory: str) -> Iterable[str]:
+def walk(directory: str) -> Iterator[str]:
     """A cgroup's directory and all below it, parents first; nothing if it is gone. A directory's link count tells
     whether it has children (kernfs), which saves reading it."""
     try:
@@ -296,28 +312,18 @@ def field(content: bytes, name: bytes) -> int | None:
     return int(content[start : end if end >= 0 else None])
 
 
-def signal_all(list_processes: Callable[[], list[int]]) -> None:
-    """SIGKILL to all that `list_processes` names. Each is held by a pidfd before the list is read again, so a pid
-    that was freed and given to a stranger in between is not hit."""
+def is_storm(round: int, held: Mapping[int, int]) -> bool:
+    """A fork bomb: between listing and killing there is always a new one, so it must be stopped first."""
+    return round >= STORM_ROUNDS or len(held) == MAX_HELD
+
+
+def hold(pids: Iterable[int]) -> dict[int, int]:
+    """A pidfd for each of `pids` that is still there, MAX_HELD at most; the caller closes them."""
     held: dict[int, int] = {}
-    try:
-        for pid in list_processes():
-            with contextlib.suppress(ProcessLookupError):
-                held[pid] = os.pidfd_open(pid)
-        for pid in list_processes():
-            if pid in held:
-                process.send_signal(held[pid], signal.SIGKILL)
-    finally:
-        for fd in held.values():
-            os.close(fd)
-
-
-def _open_all(pids: Iterable[int]) -> list[int]:
-    found = []
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError, OSError):
-            found.append(os.pidfd_open(pid))
-    return found
+    for pid in itertools.islice(pids, MAX_HELD):
+        with contextlib.suppress(ProcessLookupError):
+            held[pid] = os.pidfd_open(pid)
+    return held
 
 
 async def _ended(pidfds: Iterable[int], deadline: float) -> None:

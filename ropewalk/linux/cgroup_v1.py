@@ -12,12 +12,9 @@ from ropewalk import errors
 from ropewalk.linux import cgroup
 from ropewalk.spec import pod
 
-CONTROLLERS = frozenset(
-    "cpu cpuacct cpuset memory devices freezer blkio pids hugetlb net_cls net_prio perf_event rdma misc".split()
-)
 REQUIRED = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "pids")
+CONTROLLERS = frozenset((*REQUIRED, "blkio", "hugetlb", "net_cls", "net_prio", "perf_event", "rdma", "misc"))
 
-FREEZE_ROUNDS = 2  # after so many rounds of SIGKILL there is a fork bomb: stop it first
 FREEZE_SECONDS = 0.05
 
 
@@ -129,13 +126,15 @@ class CgroupsV1(cgroup.Cgroups):
             if os.path.exists(os.path.join(directory, reserved)):  # Linux 5.7: without it mmap succeeds, then SIGBUS
                 cgroup.set_value(directory, reserved, wanted.limit)
 
-    def _end(self, path: str, round: int) -> None:
+    def _end(self, path: str, round: int, held: Mapping[int, int]) -> None:
         """With a fork bomb, between listing and killing there is always a new one: freeze, kill, thaw, without an
         await in between. A paused container is thawed too: a frozen process dies only then."""
         freezers = self._freezers(path)
-        if round >= FREEZE_ROUNDS and freezers:
+        if freezers and cgroup.is_storm(round, held):
             _freeze(freezers[0])
-        cgroup.signal_all(lambda: self.processes(path))
+            self._signal_frozen(path)
+        else:
+            self._signal(path, held)
         for directory in reversed(freezers):
             with contextlib.suppress(OSError):
                 cgroup.write(os.path.join(directory, "freezer.state"), "THAWED")

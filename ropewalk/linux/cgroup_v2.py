@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from ropewalk import errors
 from ropewalk.linux import cgroup, features
@@ -27,7 +27,7 @@ class CgroupsV2(cgroup.Cgroups):
         if missing:
             return (
                 f"{self._root}/cgroup.controllers lacks {', '.join(missing)}; enable them in every "
-                "cgroup.subtree_control above (systemd: Delegate=yes), and remove cgroup_disable= from the kernel command line"
+                "cgroup.subtree_control above (systemd: Delegate=yes), or drop cgroup_disable= from the kernel's command line"
             )
         confined = os.path.exists(f"{self._root}/cgroup.type")  # only the real root lacks it
         if confined and cgroup.read_processes(self._root):
@@ -102,21 +102,18 @@ class CgroupsV2(cgroup.Cgroups):
             return  # no swap accounting: nothing to limit
         cgroup.set_value(directory, "memory.swap.max", value)
 
-    def _end(self, path: str, round: int) -> None:
+    def _end(self, path: str, round: int, held: Mapping[int, int]) -> None:
         directory = self.directory(path)
         if features.have("cgroup_kill"):
             with contextlib.suppress(FileNotFoundError):
                 cgroup.write(os.path.join(directory, "cgroup.kill"), "1")
                 return
-        self._freeze(directory, "1" if round else "0")
-        cgroup.signal_all(lambda: self.processes(path))
-
-    @staticmethod
-    def _freeze(directory: str, value: str) -> None:
-        """Stop a fork bomb; SIGKILL ends frozen processes too."""
-        if value == "1":
+        if cgroup.is_storm(round, held):  # SIGKILL ends frozen processes too
             with contextlib.suppress(OSError):
-                cgroup.write(os.path.join(directory, "cgroup.freeze"), value)
+                cgroup.write(os.path.join(directory, "cgroup.freeze"), "1")
+            self._signal_frozen(path)
+        else:
+            self._signal(path, held)
 
 
 def enable_controllers(directory: str) -> None:
