@@ -27,7 +27,7 @@ class CgroupsV2(cgroup.Cgroups):
         if missing:
             return (
                 f"{self._root}/cgroup.controllers lacks {', '.join(missing)}; enable them in every "
-                "cgroup.subtree_control above (systemd: Delegate=yes), or drop cgroup_disable= from the kernel's command line"
+                "cgroup.subtree_control above (systemd: Delegate=yes), or drop the kernel argument cgroup_disable="
             )
         confined = os.path.exists(f"{self._root}/cgroup.type")  # only the real root lacks it
         if confined and cgroup.read_processes(self._root):

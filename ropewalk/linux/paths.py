@@ -8,6 +8,7 @@ import errno
 import os
 import struct
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from ropewalk.linux import features, libc
 
@@ -179,59 +180,61 @@ def remove_tree(path: str) -> None:
 def _empty(top: int, path: str) -> None:
     """Remove everything below the directory `top`, depth first: down by name, up by "..", checked by inode."""
     here = os.dup(top)
-    way: list[tuple[str, tuple[int, int]]] = []  # names from top to here, and the directory each was found in
+    way: list[_Level] = []
     try:
-        while True:
-            below = _unlink_files(here, os.path.join(path, *(name for name, _ in way)))
-            if below is not None:
-                way.append((below, _identity(here)))
-                child = _enter(here, below, os.path.join(path, *(name for name, _ in way)))
+        pending = _unlink_files(here)
+        while pending or way:
+            if pending:
+                child = _enter(here, pending[-1])
+                way.append(_Level(_identity(here), pending))
                 os.close(here)
                 here = child
+                pending = _unlink_files(here)
                 continue
-            if not way:
-                return
-            name, parent = way.pop()
             above = os.open("..", _DIRECTORY, dir_fd=here)
             os.close(here)
             here = above
-            if _identity(here) != parent:
-                raise OSError(errno.EAGAIN, "the directory was moved while it was removed", path)
+            identity, pending = way.pop()
+            if _identity(here) != identity:
+                raise OSError(errno.EAGAIN, "moved away while it was removed", pending[-1])
             with contextlib.suppress(FileNotFoundError):
-                os.rmdir(name, dir_fd=here)
+                os.rmdir(pending.pop(), dir_fd=here)
+    except OSError as error:
+        names = [level.pending[-1] for level in way]
+        raise OSError(error.errno, error.strerror, os.path.join(path, *names, error.filename or "")) from error
     finally:
         os.close(here)
 
 
-def _unlink_files(fd: int, path: str) -> str | None:
-    """Unlink what is no directory; the first directory that is left, None if there is none."""
-    first = None
+class _Level(NamedTuple):
+    """A directory that is being emptied: which one, and its subdirectories that are left; we are in the last."""
+
+    identity: tuple[int, int]
+    pending: list[str]
+
+
+def _unlink_files(fd: int) -> list[str]:
+    """Unlink what is no directory; the names of the directories."""
     with os.scandir(fd) as entries:
         found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
     for name, is_directory in found:
-        if is_directory:
-            first = first or name
-            continue
-        try:
-            os.unlink(name, dir_fd=fd)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, os.path.join(path, name)) from error
-    return first
+        if not is_directory:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=fd)
+    return [name for name, is_directory in found if is_directory]
 
 
-def _enter(fd: int, name: str, path: str) -> int:
+def _enter(fd: int, name: str) -> int:
     """The directory `name`, unless something is mounted on it."""
     if features.have("openat2"):
         try:
             return _openat2(fd, name, _DIRECTORY, 0, RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH)
         except OSError as error:
             if error.errno != errno.EXDEV:
-                raise OSError(error.errno, error.strerror, path) from error
+                raise
     elif not _is_mounted(fd, name):
         return os.open(name, _DIRECTORY, dir_fd=fd)
-    raise OSError(errno.EBUSY, "something is mounted here", path)
+    raise OSError(errno.EBUSY, "something is mounted here", name)
 
 
 def _is_mounted(fd: int, name: str) -> bool:
