@@ -9,5 +9,5 @@ Data flows down, values come back; a package imports only from lines below its o
     runtimes | images | network
     storage > state > wire > linux
     spec
-    steps | singleflight > errors | ids
+    steps | singleflight > errors | ids | version
 """
