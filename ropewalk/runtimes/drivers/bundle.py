@@ -1,0 +1,130 @@
+"""A bundle: the directory <state>/containers/<id> that holds all that is known of a container below its row.
+
+    config.json   the OCI runtime spec           rootfs/    mount point of the root file system
+    plan.json     cgroup and log path            task.json  pids, once the create is complete
+    pid ctl attach winsz oom oci.log             conmon's and the runtime's files
+
+Nothing here is removed recursively: a root file system that could not be unmounted keeps its bundle, never loses
+its content.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from ropewalk import ids
+from ropewalk.errors import NotFound
+from ropewalk.linux import mount, paths, process
+from ropewalk.runtimes.drivers import command
+from ropewalk.runtimes.handler import Task
+from ropewalk.storage import snapshotter
+
+
+class Record(Struct, frozen=True):
+    """plan.json: what undo, update and log rotation need beside the id."""
+
+    cgroup: str = ""
+    log_path: str = ""
+
+
+class Bundle:
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self.rootfs = os.path.join(directory, "rootfs")
+        self.log = os.path.join(directory, "oci.log")
+        self.pid_file = os.path.join(directory, "pid")
+
+    def path(self, name: str) -> str:
+        return os.path.join(self.directory, name)
+
+    def make(self, record: Record) -> None:
+        """The directories and plan.json. Mode 0711: an unprivileged runtime process may pass through to rootfs."""
+        os.makedirs(self.rootfs, mode=0o711, exist_ok=True)
+        paths.write_atomic(self.path("plan.json"), msgspec.json.encode(record), 0o600)
+
+    def mount(self, mounts: list[snapshotter.Mount], *, apart: bool) -> None:
+        """Mount the root file system. `apart`: on a mount of its own that is private, because the state directory
+        propagates: without that, every namespace that receives its mounts would keep a copy."""
+        if apart:
+            mount.bind(self.directory, self.directory)
+            mount.make_private(self.directory)
+        for one in mounts:
+            if one.type == "overlay":
+                mount.overlay(
+                    self.rootfs, layers=one.layers, upper=one.upper, work=one.work, options=tuple(one.options)
+                )
+            elif one.type == "bind":
+                mount.bind(one.source, self.rootfs, read_only="ro" in one.options, recursive="rbind" in one.options)
+            else:
+                flags = mount.MS_RDONLY if "ro" in one.options else 0
+                data = ",".join(option for option in one.options if option not in ("ro", "rw"))
+                mount.mount(one.source, self.rootfs, one.type, flags, data)
+
+    def write(self, config: bytes) -> None:
+        paths.write_atomic(self.path("config.json"), config, 0o600)
+
+    def read_config(self) -> dict[str, Any]:
+        content = self._read("config.json")
+        if not content:
+            raise NotFound(f"container {ids.short(os.path.basename(self.directory))} has no bundle")
+        config: dict[str, Any] = msgspec.json.decode(content)
+        return config
+
+    def read_record(self) -> Record:
+        """Empty if the create did not come so far."""
+        content = self._read("plan.json")
+        return msgspec.json.decode(content, type=Record) if content else Record()
+
+    def write_task(self, task: Task) -> None:
+        paths.write_atomic(self.path("task.json"), msgspec.json.encode(task), 0o600)
+
+    def read_task(self) -> Task | None:
+        content = self._read("task.json")
+        return msgspec.json.decode(content, type=Task) if content else None
+
+    def read_init(self) -> Task:
+        """The task of a container without a monitor, from the runtime's pid file."""
+        pid = int(self._read("pid"))
+        return Task(pid=pid, pid_start=process.start_time(pid) or 0)
+
+    def read_error(self) -> str:
+        """The runtime's last error, "" if it logged none."""
+        return command.parse_log(self._read("oci.log"))
+
+    def _read(self, name: str) -> bytes:
+        try:
+            with open(self.path(name), "rb") as file:
+                return file.read()
+        except FileNotFoundError:
+            return b""
+
+    def remove(self) -> None:
+        """Unmount and remove; idempotent. OSError EBUSY if something is still mounted."""
+        mount.umount_all(self.rootfs)
+        mount.umount_all(self.directory)
+        try:
+            names = os.listdir(self.directory)
+        except FileNotFoundError:
+            return
+        for name in names:
+            if name != "rootfs":
+                os.unlink(self.path(name))
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(self.rootfs)
+        os.rmdir(self.directory)
+
+
+def is_propagating(directory: str) -> bool:
+    """Whether mounts made below `directory` appear in other mount namespaces too."""
+    inside = os.path.realpath(directory)
+    best = mount.MountInfo(0, 0, "", "", "/", "", "", "", "", "")
+    for one in mount.mounts():
+        above = one.target.rstrip("/") + "/"
+        if (inside + "/").startswith(above) and len(one.target) >= len(best.target):
+            best = one
+    return "shared:" in best.propagation

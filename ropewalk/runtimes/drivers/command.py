@@ -1,0 +1,101 @@
+"""An OCI runtime's command line: its global flags, its JSON log, and errors made of it.
+
+Every verb runs with a fixed environment, directory "/", standard streams at /dev/null, and its log in a memory file,
+so that a container can neither hold a pipe of ours nor reach a file of ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Sequence
+
+import msgspec
+from msgspec import Struct
+
+from ropewalk import ids
+from ropewalk.errors import Kind, RopewalkError
+from ropewalk.linux import spawn
+
+LOG_FD = 3
+LOG_LIMIT = 65536
+
+# What a runtime says -> kind, what to do. The first match counts.
+EXPLANATIONS = (
+    ("executable file", Kind.INVALID, "is the command in the image, and its directory in PATH?"),
+    ("exec format error", Kind.INVALID, "the program is for another architecture, or lacks its #! line"),
+    ("open executable", Kind.INVALID, "the command must be an executable file"),
+    ("no space left", Kind.EXHAUSTED, "free space in the state directory and in the snapshotter's"),
+    ("does not exist", Kind.NOT_FOUND, ""),
+    ("is not running", Kind.STATE, ""),
+    ("cgroups in hybrid mode", Kind.UNSUPPORTED, "mount the v1 hugetlb controller, or boot with cgroup v2 only"),
+    ("unknown version specified", Kind.UNSUPPORTED, "the runtime is older than the bundle's ociVersion: upgrade it"),
+)
+
+
+class Line(Struct, frozen=True):
+    """One line of a log in JSON (crun, runc, youki, runsc)."""
+
+    msg: str
+    level: str = "error"
+
+
+class Command:
+    """`program` (a path or a name in PATH) with `--root root`; `flags` are further global flags."""
+
+    def __init__(self, program: str, root: str, flags: Sequence[str] = ()) -> None:
+        self.program = program
+        self.root = root
+        self.flags = list(flags)
+
+    @property
+    def path(self) -> str:
+        """Looked up at each use: it may be installed, or replaced, while the daemon runs. The name if it is absent."""
+        return shutil.which(self.program, path=spawn.PATH) or self.program
+
+    def prefix(self, log: str) -> list[str]:
+        return [self.path, f"--root={self.root}", f"--log={log}", "--log-format=json", *self.flags]
+
+    async def run(self, id: str, *verb: str, timeout: float) -> None:
+        """Run a verb to its end. RopewalkError naming container `id`, with the runtime's own message."""
+        log = os.memfd_create("oci-log")
+        try:
+            argv = [*self.prefix(f"/proc/self/fd/{LOG_FD}"), *verb]
+            process = spawn.spawn(argv, pass_fds={LOG_FD: log})
+            try:
+                async with asyncio.timeout(timeout):
+                    code = await process.wait()
+            except TimeoutError:
+                text = f"container {ids.short(id)}: `{verb[0]}` did not end within {timeout:g} s"
+                raise RopewalkError(text, kind=Kind.TIMEOUT) from None
+            finally:
+                process.kill()
+            if code:
+                message = parse_log(os.pread(log, LOG_LIMIT, 0)) or f"exit code {code} without a message"
+                raise failure(id, verb[0], message)
+        finally:
+            os.close(log)
+
+
+def parse_log(content: bytes) -> str:
+    """The last error of a JSON log, its first line; or the first line that is not JSON; "" if there is none."""
+    last = plain = ""
+    for text in content.splitlines():
+        try:
+            line = msgspec.json.decode(text, type=Line)
+        except msgspec.DecodeError:
+            plain = plain or text.decode(errors="replace").strip()
+            continue
+        if line.level in ("error", "fatal"):
+            last = line.msg
+    return (last or plain).strip().split("\n", 1)[0]
+
+
+def failure(id: str, verb: str, message: str) -> RopewalkError:
+    """The runtime's refusal as an error of ours."""
+    lowered = message.lower()
+    for words, kind, hint in EXPLANATIONS:
+        if words in lowered:
+            return RopewalkError(f"container {ids.short(id)}: {verb}: {message}", hint=hint, kind=kind)
+    return RopewalkError(f"container {ids.short(id)}: {verb}: {message}")

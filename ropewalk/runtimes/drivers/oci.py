@@ -1,0 +1,293 @@
+"""The driver of OCI command-line runtimes (crun, runc, youki): everything of a Handler but its name and its probe.
+
+A container is a bundle (bundle.py), a monitor that ran `RUNTIME create` and stays, and the runtime's own state
+directory <state>/<runtime>/<id>. Signals, waiting and killing go to processes and cgroups directly; the runtime is
+asked only where it alone knows how: create, start, exec, delete.
+
+All that a create leaves is found again from the id: its bundle and state directory by their names, creators still
+at work by the bundle's path among their arguments, processes by the cgroup in plan.json.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from ropewalk import ids, steps
+from ropewalk.errors import Kind, RopewalkError, WrongState
+from ropewalk.linux import process
+from ropewalk.runtimes import handler
+from ropewalk.runtimes.drivers import bundle, command, execution, init, unwitnessed
+from ropewalk.runtimes.handler import ContainerPlan, ExecResult, Exit, Node, Observation, Task
+from ropewalk.runtimes.monitors import conmon, logfile, monitor
+from ropewalk.spec.pod import LinuxContainerResources
+
+log = logging.getLogger(__name__)
+
+START_SECONDS = 60.0
+DELETE_SECONDS = 20.0
+FLUSH_SECONDS = 5.0  # a monitor whose container is dead has this long to write the rest of the log
+CREATOR_SECONDS = 10.0
+LOST = 255  # contract 6.1: the exit code of a container whose end nobody saw
+
+
+class Driver(handler.Handler):
+    """See the module's essay. `program`: the runtime, a path or a name in PATH; `catatonit` likewise."""
+
+    def __init__(self, program: str, watcher: str, node: Node, *, catatonit: str = "catatonit") -> None:
+        self.node = node
+        self.cgroups = node.cgroups
+        self.catatonit = catatonit
+        self.containers = os.path.join(node.state, "containers")
+        self.root = os.path.join(node.state, self.name)
+        exits = os.path.join(node.state, "exits")
+        self.sockets = os.path.join(node.state, "consoles")
+        for directory in (self.containers, self.root, exits, self.sockets):
+            os.makedirs(directory, mode=0o711, exist_ok=True)
+        self.apart = bundle.is_propagating(self.containers)
+        self.command = command.Command(program, self.root)
+        self.monitor = conmon.Conmon(watcher, exits=exits, sockets=self.sockets, cgroups=self.cgroups)
+
+    def _bundle(self, id: str) -> bundle.Bundle:
+        return bundle.Bundle(os.path.join(self.containers, id))
+
+    # Making
+
+    async def create(self, plan: ContainerPlan) -> Task:
+        own = self._bundle(plan.id)
+        with explained(plan.id):
+            own.make(bundle.Record(cgroup=plan.cgroup, log_path=plan.log_path))
+            steps.checkpoint("bundle:made")
+            own.mount(plan.rootfs, apart=self.apart)
+            steps.checkpoint("bundle:mounted")
+            if plan.log_path:
+                logfile.prepare(plan.log_path)
+            own.write(encode(plan.spec, own.rootfs))
+            steps.checkpoint("bundle:written")
+            launch = monitor.Launch(
+                id=plan.id,
+                bundle=own.directory,
+                runtime=self.command.prefix(own.log),
+                cgroup=plan.monitor_cgroup,
+                log_path=plan.log_path,
+                tty=plan.tty,
+                stdin=plan.stdin,
+                stdin_once=plan.stdin_once,
+            )
+            try:
+                task = await self.monitor.create(launch)
+            except monitor.RuntimeFailed as error:
+                raise command.failure(plan.id, "create", own.read_error() or first_line(str(error))) from None
+            steps.checkpoint("monitor:created")
+            own.write_task(task)
+        return task
+
+    async def create_init(self, pod_id: str, spec: dict[str, Any], cgroup: str) -> Task:
+        own = self._bundle(pod_id)
+        with explained(pod_id):
+            own.make(bundle.Record(cgroup=cgroup))
+            own.write(encode(spec, init.ensure_rootfs(self.node.state, self.catatonit)))
+            steps.checkpoint("init:written")
+            verb = ("run", "--detach", "--bundle", own.directory, "--pid-file", own.pid_file, pod_id)
+            await self.command.run(pod_id, *verb, timeout=START_SECONDS)
+            steps.checkpoint("init:running")
+            task = own.read_init()
+            own.write_task(task)
+        return task
+
+    async def start(self, id: str, task: Task) -> None:
+        await self.command.run(id, "start", id, timeout=START_SECONDS)
+
+    # Signals
+
+    async def signal(self, id: str, task: Task, signum: int) -> None:
+        send(task.pid, task.pid_start, signum)
+
+    async def kill(self, id: str, task: Task, cgroup: str) -> None:
+        send(task.pid, task.pid_start, signal.SIGKILL)
+        if cgroup:
+            await self.cgroups.kill(cgroup)
+
+    # Watching
+
+    async def wait(self, id: str, task: Task, cgroup: str) -> Exit:
+        """The exit file comes before the monitor's own end. Without one the container itself is watched: its pidfd is
+        held from now on, because the kernel tells its exit code only to who held it at the end."""
+        pidfd = process.open_pidfd(task.pid, task.pid_start)
+        try:
+            if task.monitor_pid:
+                await ended(task.monitor_pid, task.monitor_start)
+            seen = self.monitor.exit(id)
+            if seen is None and pidfd is not None:
+                await process.wait_pidfd(pidfd)
+                seen = self.monitor.exit(id)
+            if seen is None:
+                seen = await self._unwitnessed(id, task, pidfd)
+        finally:
+            if pidfd is not None:
+                os.close(pidfd)
+        if seen.code and cgroup and (self.cgroups.oom_kills(cgroup) or 0) > 0:
+            return msgspec.structs.replace(seen, oom=True)
+        return seen
+
+    async def _unwitnessed(self, id: str, task: Task, pidfd: int | None) -> Exit:
+        at = time.time_ns()
+        code = await unwitnessed.exit_code(pidfd) if pidfd is not None else None
+        if code is not None:
+            return Exit(code=code, at=at)
+        why = "its monitor was killed" if task.monitor_pid else "it has no monitor"
+        return Exit(code=LOST, at=at, reason="Unknown", message=f"nobody saw container {ids.short(id)} end: {why}")
+
+    async def observe(self, id: str, task: Task) -> Observation:
+        """A monitor that lives without its container is about to write the exit file: `wait` will tell."""
+        alive = process.is_alive(task.pid, task.pid_start) or process.is_alive(task.monitor_pid, task.monitor_start)
+        exit = self.monitor.exit(id)
+        return Observation(alive=alive and exit is None, exit=exit)
+
+    # Working inside
+
+    async def exec(self, id: str, task: Task, process: dict[str, Any], *, timeout: float, limit: int) -> ExecResult:
+        path = self._bundle(id).read_record().cgroup
+        return await execution.run(self.command, self.cgroups, id, path, process, timeout=timeout, limit=limit)
+
+    def spec(self, id: str) -> dict[str, Any]:
+        return self._bundle(id).read_config()
+
+    async def update(self, id: str, task: Task, resources: LinuxContainerResources) -> None:
+        with explained(id):
+            self.cgroups.update(self._bundle(id).read_record().cgroup, resources)
+
+    async def reopen_log(self, id: str, task: Task) -> None:
+        own = self._bundle(id)
+        path = own.read_record().log_path
+        if not process.is_alive(task.pid, task.pid_start):
+            raise WrongState(f"container {ids.short(id)} is not running: its log cannot be reopened")
+        if path:
+            with explained(id):
+                await self.monitor.reopen_log(own.directory, task, path)
+
+    # Undoing
+
+    async def delete(self, id: str, cgroup: str) -> None:
+        own = self._bundle(id)
+        task = own.read_task()
+        path = cgroup or own.read_record().cgroup
+        if task is None:
+            await self._end_creators(id, own.directory)
+        else:
+            send(task.pid, task.pid_start, signal.SIGKILL)
+        if path:
+            await self.cgroups.kill(path)
+        if task is not None and task.monitor_pid:
+            await end(task.monitor_pid, task.monitor_start, grace=FLUSH_SECONDS)
+        with explained(id):
+            await self._remove_state(id)
+            if path:
+                await self.cgroups.remove(path)
+            own.remove()
+            self.monitor.forget(id)
+
+    async def _end_creators(self, id: str, directory: str) -> None:
+        """Monitor and runtime of a create that did not come to its end, by the bundle's path in their arguments."""
+        names = {os.path.basename(name).encode() for name in (self.command.path, self.monitor.path)}
+        wanted = os.fsencode(directory)
+        found: list[int] = []
+        try:
+            async with asyncio.timeout(CREATOR_SECONDS):
+                while found := [pid for pid in process.find(wanted) if program_name(pid) in names]:
+                    await asyncio.gather(*(end(pid, process.start_time(pid) or 0) for pid in found))
+        except TimeoutError:
+            text = f"container {ids.short(id)}: processes {found}, which were creating it, do not die"
+            raise RopewalkError(text, kind=Kind.TIMEOUT) from None
+
+    async def _remove_state(self, id: str) -> None:
+        """`delete --force` runs the hooks and knows what else the runtime made; what it refuses to delete, because
+        its state is half-written, is a directory of plain files."""
+        directory = os.path.join(self.root, id)
+        if not os.path.lexists(directory):
+            return
+        try:
+            await self.command.run(id, "delete", "--force", id, timeout=DELETE_SECONDS)
+        except (RopewalkError, OSError) as error:
+            log.warning("delete by the runtime failed", extra={"id": id, "error": str(error)})
+        with contextlib.suppress(FileNotFoundError):
+            for name in os.listdir(directory):
+                os.unlink(os.path.join(directory, name))
+            os.rmdir(directory)
+
+    async def sweep(self, owned: set[str]) -> list[str]:
+        """`owned`: ids of containers, and of pods that have an init. Run when no create is under way."""
+        found = sorted({*os.listdir(self.containers), *os.listdir(self.root), *self.monitor.exited()} - owned)
+        for id in found:
+            await self.delete(id, "")
+        for name in os.listdir(self.sockets):
+            os.unlink(os.path.join(self.sockets, name))
+        return found
+
+
+@contextlib.contextmanager
+def explained(id: str) -> Iterator[None]:
+    """OSError as an error that names the container."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (28, 122)  # ENOSPC, EDQUOT
+        raise RopewalkError(
+            f"container {ids.short(id)}: {error}", kind=Kind.EXHAUSTED if full else Kind.INTERNAL
+        ) from error
+
+
+def encode(spec: dict[str, Any], rootfs: str) -> bytes:
+    """config.json, with the directory where this driver puts the root file system."""
+    return msgspec.json.encode({**spec, "root": {**spec.get("root", {}), "path": rootfs}})
+
+
+def first_line(text: str) -> str:
+    return text.strip().split("\n", 1)[0] or "the runtime failed without a message"
+
+
+def send(pid: int, start: int, signum: int) -> None:
+    """A signal to exactly that process; nothing if it is gone."""
+    fd = process.open_pidfd(pid, start)
+    if fd is not None:
+        process.send_signal(fd, signum)
+        os.close(fd)
+
+
+async def ended(pid: int, start: int) -> None:
+    """Until that process has ended."""
+    fd = process.open_pidfd(pid, start)
+    if fd is not None:
+        try:
+            await process.wait_pidfd(fd)
+        finally:
+            os.close(fd)
+
+
+async def end(pid: int, start: int, *, grace: float = 0.0) -> None:
+    """Wait `grace` seconds for a process to end by itself, then kill it and wait."""
+    fd = process.open_pidfd(pid, start)
+    if fd is None:
+        return
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                await process.wait_pidfd(fd)
+                return
+        process.send_signal(fd, signal.SIGKILL)
+        await process.wait_pidfd(fd)
+    finally:
+        os.close(fd)
+
+
+def program_name(pid: int) -> bytes:
+    argv = process.command_line(pid)
+    return os.path.basename(argv[0]) if argv else b""
