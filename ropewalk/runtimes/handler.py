@@ -20,11 +20,12 @@ from __future__ import annotations
 import enum
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct, field
 
 from ropewalk.errors import Kind, RopewalkError
+from ropewalk.linux import cgroup
 from ropewalk.spec.container import ContainerSpec
 from ropewalk.spec.pod import LinuxContainerResources, PodSpec
 from ropewalk.storage.snapshotter import Mount
@@ -109,6 +110,13 @@ class ExecResult(Struct, frozen=True):
     code: int
     stdout: bytes
     stderr: bytes
+
+
+class Node(NamedTuple):
+    """What every handler is given: `state`, the instance's runtime directory, and the node's control groups."""
+
+    state: str
+    cgroups: cgroup.Cgroups
 
 
 class Handler(ABC):
