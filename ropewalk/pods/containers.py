@@ -11,17 +11,18 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 
 from ropewalk import ids, steps
 from ropewalk.errors import Kind, NotFound, RopewalkError, WrongState
 from ropewalk.images.store import Image, Images
 from ropewalk.linux.offload import Offload
-from ropewalk.pods import files, identity, phases, sources
+from ropewalk.pods import files, identity, phases
 from ropewalk.pods.queues import Queues
 from ropewalk.pods.records import Container, ContainerPhase, Pod, PodPhase, User
 from ropewalk.runtimes.handler import ContainerPlan, ExecResult, Exit, Handler, Handlers
-from ropewalk.runtimes.oci import build, validate
+from ropewalk.runtimes.oci import build, resolve, seccomp, validate
+from ropewalk.runtimes.oci.facts import NodeFacts
 from ropewalk.singleflight import Flights
 from ropewalk.spec.container import ContainerSpec
 from ropewalk.spec.pod import LinuxContainerResources, NamespaceMode
@@ -52,7 +53,7 @@ class Containers:
         handlers: Handlers,
         offload: Offload,
         *,
-        node: build.NodeFacts,
+        node: NodeFacts,
         state: str,
         boot_id: str,
         now: Callable[[], int] = time.time_ns,
@@ -77,10 +78,10 @@ class Containers:
         """By id or unique prefix. NotFound for one that is absent or still being made."""
         return self.containers.resolve(id, visible=is_visible)
 
-    def list(self) -> list[Container]:
+    def list(self) -> Sequence[Container]:
         return [container for container in self.containers if is_visible(container)]
 
-    def of(self, pod_id: str) -> list[Container]:
+    def of(self, pod_id: str) -> Sequence[Container]:
         return [container for container in self.containers if container.pod_id == pod_id]
 
     def is_making(self, container: Container) -> bool:
@@ -114,10 +115,10 @@ class Containers:
             image = self._images.find(spec.image.image)
             if image is None:
                 raise NotFound(f"no image {spec.image.image!r} on this node", hint="pull it first")
-            mounts = await sources.resolve_mounts(self._offload, spec.mounts)
-            devices = await sources.resolve_devices(self._offload, spec)
             id = ids.new_id()
-            built = build.build(self._inputs(id, pod, spec, image, mounts, devices))
+            built = build.build(await self._inputs(id, pod, spec, image))
+            for warning in built.warnings:
+                log.warning("not as asked", extra={"container": id, "name": spec.metadata.name, "what": warning})
             container = self._plan(id, pod, spec, image, built)
             self.containers.add(container)
             self._built[id] = built
@@ -129,22 +130,19 @@ class Containers:
                 raise
             finally:
                 del self._built[id]
-            user = User(built.user.uid, built.user.gid, list(built.user.supplemental_groups))
+            user = User(built.user.uid, built.user.gid, built.user.supplemental_groups)
             made = self.containers.apply(id, phases.created, user, self._now())
             self.watch(made)
             return made
 
-    def _inputs(
-        self,
-        id: str,
-        pod: Pod,
-        spec: ContainerSpec,
-        image: Image,
-        mounts: list[build.ResolvedMount],
-        devices: list[build.HostDevice],
-    ) -> build.Inputs:
+    async def _inputs(self, id: str, pod: Pod, spec: ContainerSpec, image: Image) -> build.Inputs:
+        """What the spec depends on. Host paths are looked up by a worker: a dead network file system can hang it."""
+        call = self._offload.call
+        profile = seccomp.profile_file(spec.security)
+        limit = seccomp.MAX_PROFILE
         return build.Inputs(
             id=id,
+            pod_id=pod.id,
             pod=pod.spec,
             container=spec,
             image=image.config,
@@ -153,10 +151,11 @@ class Containers:
             namespaces=self._namespaces(pod, spec),
             files=files.shared(self._state, pod.id, pod.spec),
             cgroup_path=f"{pod.cgroup}/{id}",
-            mounts=mounts,
-            devices=devices,
+            mounts=await call(resolve.read_mounts, spec.mounts) if spec.mounts else [],
+            devices=await call(resolve.read_devices, spec.devices) if spec.devices else [],
+            node_devices=await call(resolve.read_node_devices) if spec.security.privileged else [],
+            seccomp_profile=await call(resolve.read_seccomp_profile, profile, limit) if profile else None,
             node=self._node,
-            pod_id=pod.id,
         )
 
     def _namespaces(self, pod: Pod, spec: ContainerSpec) -> dict[str, str]:
@@ -367,13 +366,13 @@ class Containers:
 
     # While it runs.
 
-    async def exec_sync(self, id: str, command: list[str], timeout: float) -> ExecResult:
+    async def exec_sync(self, id: str, command: Sequence[str], timeout: float) -> ExecResult:
         """Run a command in a running container; `timeout` seconds, 0 for none."""
         container, handler = await self._running(id)
         if not command:
             raise RopewalkError("the command is empty", kind=Kind.INVALID)
         assert container.task is not None
-        process = build.exec_process(handler.spec(container.id)["process"], command)
+        process = build.exec_process(handler.spec(container.id), command)
         return await handler.exec(container.id, container.task, process, timeout=timeout, limit=EXEC_LIMIT)
 
     async def reopen_log(self, id: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 
@@ -79,13 +80,14 @@ def write(state: str, pod_id: str, spec: PodSpec) -> None:
 
 
 def remove(state: str, pod_id: str) -> None:
-    """Undo of write: everything below the pod's directory but pinned namespaces, then the directory."""
+    """Undo of write; the directory itself also holds the pins, so it goes with them."""
     base = directory(state, pod_id)
     mount.umount_all(f"{base}/shm")
     for name in ("hostname", "hosts", "resolv.conf"):
-        paths.remove_file(f"{base}/{name}")
-    for name in (f"{base}/shm", base):
-        paths.remove_directory(name)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{base}/{name}")
+    with contextlib.suppress(FileNotFoundError):
+        os.rmdir(f"{base}/shm")
 
 
 def _read(path: str) -> bytes:

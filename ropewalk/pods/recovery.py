@@ -199,7 +199,8 @@ class Recovery:
 
     async def _sweep_cgroups(self, pods: set[str]) -> list[str]:
         owned = {f"/{self._instance}/pod{id}" for id in pods}
-        stray = [path for path in self._cgroups.list(f"/{self._instance}") if path.count("/") == 2 and path not in owned]
+        present = self._cgroups.list(f"/{self._instance}")
+        stray = [path for path in present if path.count("/") == 2 and path not in owned]
         for path in stray:
             await self._cgroups.kill(path)
             await self._cgroups.remove(path)

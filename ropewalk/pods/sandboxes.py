@@ -7,10 +7,11 @@ one, a tiny init that reaps.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ropewalk import ids, steps
 from ropewalk.errors import Kind, RopewalkError
@@ -22,6 +23,7 @@ from ropewalk.pods.queues import Queues
 from ropewalk.pods.records import Pod, PodPhase
 from ropewalk.runtimes.handler import Handlers
 from ropewalk.runtimes.oci import build, sysctls, validate
+from ropewalk.runtimes.oci.facts import NodeFacts
 from ropewalk.singleflight import Flights
 from ropewalk.spec.pod import NamespaceMode, PodSpec
 from ropewalk.state.store import Table
@@ -47,7 +49,7 @@ class Sandboxes:
         cgroups: cgroup.Cgroups,
         handlers: Handlers,
         *,
-        node: build.NodeFacts,
+        node: NodeFacts,
         instance: str,
         state: str,
         boot_id: str,
@@ -71,7 +73,7 @@ class Sandboxes:
         """By id or unique prefix. NotFound for one that is absent or still being made."""
         return self.pods.resolve(id, visible=is_visible)
 
-    def list(self) -> list[Pod]:
+    def list(self) -> Sequence[Pod]:
         return [pod for pod in self.pods if is_visible(pod)]
 
     def is_making(self, pod: Pod) -> bool:
@@ -86,7 +88,8 @@ class Sandboxes:
         key = identity.pod_key(spec)
         existing = self._find(key)
         if existing is not None and is_visible(existing):
-            return identity.adopt(existing, spec, existing.spec, usable=existing.phase is PodPhase.READY, noun="pod sandbox")
+            usable = existing.phase is PodPhase.READY
+            return identity.adopt(existing, spec, existing.spec, usable=usable, noun="pod sandbox")
         if existing is not None and existing.spec != spec:
             await self._flights.overtake(key)
         return await self._flights.join(key, lambda: self._run(spec, handler.name))
@@ -130,7 +133,7 @@ class Sandboxes:
             handler=handler,
             created_at=self._now(),
             boot_id=self._boot_id,
-            cgroup=cgroup.clean(parent) if parent else f"/{self._instance}/pod{id}",
+            cgroup="/" + cgroup.relative("/" + parent) if parent else f"/{self._instance}/pod{id}",
             own_cgroup=not parent,
             namespaces=pins,
             attachment=attachment,
@@ -143,16 +146,16 @@ class Sandboxes:
 
     async def make_namespaces(self, id: str) -> None:
         pod = self.pods[id]
-        pins = {kind: pin for kind, pin in pod.namespaces.items() if kind != "network"}
         os.makedirs(f"{files.directory(self._state, id)}/ns", mode=0o711, exist_ok=True)
+        pins = {kind: pin for kind, pin in pod.namespaces.items() if kind != "network"}  # that one is the network's
         if pins:
-            namespaces.make(pins, hostname=files.hostname(pod.spec) if "uts" in pins else "")
+            namespaces.make(pins, pins, hostname=files.hostname(pod.spec) if "uts" in pins else "")
 
     async def drop_namespaces(self, id: str) -> None:
         for kind, pin in self.pods[id].namespaces.items():
             if kind != "network":
                 namespaces.unpin(pin)
-        namespaces.remove_pins(f"{files.directory(self._state, id)}/ns")
+        self.remove_directory(id)
 
     async def attach(self, id: str) -> None:
         pod = self.pods[id]
@@ -167,9 +170,10 @@ class Sandboxes:
     async def write_files(self, id: str) -> None:
         pod = self.pods[id]
         files.write(self._state, id, pod.spec)
-        values = sysctls.effective(pod.spec)
+        values = sysctls.build(pod.spec)
         if values:
-            namespaces.write_sysctls(pod.namespaces, values)
+            kinds = {"net" if kind == "network" else kind: pin for kind, pin in pod.namespaces.items()}
+            namespaces.write_sysctls(kinds, values)
 
     async def remove_files(self, id: str) -> None:
         files.remove(self._state, id)
@@ -179,7 +183,9 @@ class Sandboxes:
         if pod.spec.namespaces.pid is not NamespaceMode.POD:
             return
         handler = self._handlers[pod.handler]
-        spec = build.init_spec(id, pod.spec, pod.namespaces, cgroup_path=self._init_cgroup(pod), node=self._node)
+        spec = build.init_spec(
+            pod.spec, id=id, namespaces=pod.namespaces, cgroup_path=self._init_cgroup(pod), node=self._node
+        )
         task = await handler.create_init(id, spec, self._init_cgroup(pod))
         self.pods.apply(id, phases.initialised, task)
 
@@ -252,7 +258,12 @@ class Sandboxes:
             self._watches[pod.id] = asyncio.ensure_future(self._await_init(pod.id, pod.init.pid, pod.init.pid_start))
 
     async def _await_init(self, id: str, pid: int, start: int) -> None:
-        await process.wait_gone(pid, start)
+        pidfd = process.open_pidfd(pid, start)
+        if pidfd is not None:
+            try:
+                await process.wait_pidfd(pidfd)
+            finally:
+                os.close(pidfd)
         self._watches.pop(id, None)
         if id in self.pods:
             log.warning("the pod's init ended", extra={"pod": id, "pid": pid})
@@ -273,9 +284,15 @@ class Sandboxes:
         return ""
 
     def remove_directory(self, id: str) -> None:
-        """The directory of a pod that has no row: its mounts and files."""
-        namespaces.remove_pins(f"{files.directory(self._state, id)}/ns")
+        """Pins, mounts and files of a pod, from its id alone."""
+        directory = files.directory(self._state, id)
+        pins = f"{directory}/ns"
+        for name in os.listdir(pins) if os.path.isdir(pins) else ():
+            namespaces.unpin(f"{pins}/{name}")
         files.remove(self._state, id)
+        for path in (pins, directory):
+            with contextlib.suppress(FileNotFoundError):
+                os.rmdir(path)
 
     async def close(self) -> None:
         """Stop watching; the pods go on."""

@@ -1,0 +1,1 @@
+"""Small real implementations that stand in for the kernel, a runtime or a registry."""

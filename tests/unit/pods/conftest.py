@@ -1,0 +1,173 @@
+"""A daemon's pod layer over a node in memory; `restart` is a kill -9 and a new daemon."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ropewalk.pods import files, sandboxes
+from ropewalk.pods.containers import Containers
+from ropewalk.pods.queues import Queues
+from ropewalk.pods.records import Container, Pod
+from ropewalk.pods.recovery import Recovery
+from ropewalk.pods.sandboxes import Sandboxes
+from ropewalk.runtimes.handler import Handlers
+from ropewalk.runtimes.oci.facts import NodeFacts
+from ropewalk.spec.container import ContainerMetadata, ContainerSpec
+from ropewalk.spec.image import ImageConfig, ImageSpec
+from ropewalk.spec.pod import NamespaceMode, PodSandboxMetadata, PodSpec
+from ropewalk.state.database import Database
+from ropewalk.state.store import Table
+from tests.fakes.world import FakeHandler, FakeNetwork, FakeSnapshotter, World
+
+
+class FakeImage(Struct):
+    """The part of images.store.Image that pods read."""
+
+    id: str = "sha256:i"
+    tags: list[str] = ["docker.io/library/box:1"]
+    digests: list[str] = []
+    config: ImageConfig = ImageConfig(cmd=["sleep", "1"])
+    passwd: bytes = b""
+    group: bytes = b""
+    chain_id: str = "sha256:chain"
+
+
+class FakeImages:
+    def find(self, name: str) -> FakeImage | None:
+        return FakeImage() if name in ("box", "sha256:i") else None
+
+
+class FakeCgroups:
+    def __init__(self) -> None:
+        self.killed: list[str] = []
+
+    async def remove(self, path: str) -> None:
+        """Nothing is made, so nothing is left."""
+
+    async def kill(self, path: str) -> None:
+        self.killed.append(path)
+
+    def list(self, prefix: str) -> list[str]:
+        return []
+
+
+class Daemon:
+    """The pod layer of one daemon."""
+
+    def __init__(self, world: World, database: Database, state: Path, boot_id: str) -> None:
+        self.database = database
+        pods = Table(database, "pods", Pod, noun="pod sandbox")
+        records = Table(database, "containers", Container, noun="container")
+        queues, network, snapshotter = Queues(), FakeNetwork(world), FakeSnapshotter(world)
+        handlers = Handlers({"crun": FakeHandler(world)}, default="crun")
+        cgroups: Any = FakeCgroups()
+        images: Any = FakeImages()
+        place: dict[str, Any] = {"state": str(state), "boot_id": boot_id}
+        name = "ropewalk-test"
+        self.containers = Containers(
+            records,
+            pods,
+            queues,
+            images,
+            snapshotter,
+            handlers,
+            None,
+            node=NodeFacts(),
+            **place,  # type: ignore[arg-type]
+        )
+        wire: Any = network
+        self.sandboxes = Sandboxes(
+            pods, self.containers, queues, wire, cgroups, handlers, node=NodeFacts(), instance=name, **place
+        )
+        self.recovery = Recovery(
+            self.sandboxes,
+            self.containers,
+            queues,
+            wire,
+            snapshotter,
+            cgroups,
+            handlers,
+            instance="ropewalk-test",
+            **place,
+        )
+
+    async def close(self) -> None:
+        await self.sandboxes.close()
+        await self.containers.close()
+
+
+class Bench:
+    """World and database outlive the daemon."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.world = World()
+        self._path = tmp_path
+        self._database = Database(str(tmp_path / "state.db"))
+        self.boot_id = "boot-1"
+        self.daemon = self._new()
+
+    def _new(self) -> Daemon:
+        return Daemon(self.world, self._database, self._path, self.boot_id)
+
+    async def restart(self, *, adopt: bool = True) -> Daemon:
+        """Kill -9: tasks vanish without undoing anything. Then a new daemon."""
+        await self.daemon.close()
+        self._database.close()
+        self._database = Database(str(self._path / "state.db"))
+        self.daemon = self._new()
+        self.daemon.recovery.prepare()
+        if adopt:
+            await self.daemon.recovery.run()
+        return self.daemon
+
+    def close(self) -> None:
+        self._database.close()
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    """Kernel calls of the pod's own files and namespaces are left out; everything else is real."""
+    monkeypatch.setattr(files, "write", lambda state, id, spec: None)
+    monkeypatch.setattr(files, "remove", lambda state, id: None)
+    for name in ("make", "unpin", "write_sysctls"):
+        monkeypatch.setattr(sandboxes.namespaces, name, lambda *_, **__: None)
+    monkeypatch.setattr(sandboxes.namespaces, "is_pinned", lambda _: True)
+    bench = Bench(tmp_path)
+    yield bench
+    bench.close()
+
+
+def pod_spec(name: str = "web", *, attempt: int = 0, **fields: Any) -> PodSpec:
+    spec = PodSpec(
+        metadata=PodSandboxMetadata(name=name, uid=f"uid-{name}", namespace="default", attempt=attempt),
+        hostname=name,
+        log_directory="/var/log/pods/x",
+        **fields,
+    )
+    return with_pid(spec, NamespaceMode.CONTAINER)
+
+
+def with_pid(spec: PodSpec, mode: NamespaceMode) -> PodSpec:
+    options = replace(spec.namespaces, pid=mode)
+    context = replace(spec.linux.security_context, namespace_options=options)
+    return replace(spec, linux=replace(spec.linux, security_context=context))
+
+
+def container_spec(name: str = "c", *, attempt: int = 0, image: str = "box", **fields: Any) -> ContainerSpec:
+    spec = ContainerSpec(
+        metadata=ContainerMetadata(name=name, attempt=attempt), image=ImageSpec(image=image), log_path="c.log", **fields
+    )
+    options = replace(spec.security.namespace_options, pid=NamespaceMode.CONTAINER)
+    return replace(spec, linux=replace(spec.linux, security_context=replace(spec.security, namespace_options=options)))
+
+
+async def settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)

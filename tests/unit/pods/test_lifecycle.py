@@ -1,0 +1,290 @@
+"""The life cycle of pods and containers over a node in memory: repeats, overtaking, failures, kills."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from ropewalk.errors import Kind, RopewalkError
+from ropewalk.pods.records import ContainerPhase, PodPhase
+from ropewalk.spec.pod import NamespaceMode
+from tests.unit.pods.conftest import Bench, container_spec, pod_spec, settle, with_pid
+
+
+async def running(bench: Bench, name: str = "c") -> tuple[str, str]:
+    daemon = bench.daemon
+    pod = await daemon.sandboxes.run(pod_spec())
+    container = await daemon.containers.create(pod.id, container_spec(name))
+    await daemon.containers.start(container.id)
+    return pod.id, container.id
+
+
+def phase(bench: Bench, id: str) -> ContainerPhase:
+    return bench.daemon.containers.get(id).phase
+
+
+async def test_a_pod_runs_stops_and_leaves_nothing(bench: Bench) -> None:
+    pod_id, id = await running(bench)
+    assert phase(bench, id) is ContainerPhase.RUNNING
+    await bench.daemon.sandboxes.stop(pod_id)
+    assert bench.daemon.sandboxes.get(pod_id).phase is PodPhase.NOTREADY
+    assert phase(bench, id) is ContainerPhase.EXITED
+    assert bench.daemon.containers.get(id).exit_code == 137
+    await bench.daemon.sandboxes.remove(pod_id)
+    assert not bench.daemon.sandboxes.list()
+    assert not bench.daemon.containers.list()
+    assert bench.world.is_empty
+
+
+async def test_stop_and_remove_of_what_is_absent_are_fine(bench: Bench) -> None:
+    await bench.daemon.sandboxes.stop("00")
+    await bench.daemon.sandboxes.remove("00")
+    await bench.daemon.containers.stop("00", 1)
+    await bench.daemon.containers.remove("00")
+
+
+async def test_the_same_request_again_gets_the_same_pod_and_container(bench: Bench) -> None:
+    pod_id, id = await running(bench)
+    assert (await bench.daemon.sandboxes.run(pod_spec())).id == pod_id
+    assert (await bench.daemon.containers.create(pod_id, container_spec())).id == id
+
+
+async def test_another_config_under_the_same_name_exists_and_names_the_difference(bench: Bench) -> None:
+    await running(bench)
+    with pytest.raises(RopewalkError, match="labels") as caught:
+        await bench.daemon.sandboxes.run(pod_spec(labels={"a": "b"}))
+    assert caught.value.kind is Kind.EXISTS
+
+
+async def test_a_retry_while_it_is_being_made_joins(bench: Bench) -> None:
+    gate = asyncio.Event()
+
+    async def hook(where: str) -> None:
+        if where == "attach":
+            await gate.wait()
+
+    bench.world.hook = hook
+    first = asyncio.ensure_future(bench.daemon.sandboxes.run(pod_spec()))
+    await settle()
+    assert not bench.daemon.sandboxes.list()
+    first.cancel()  # the client timed out
+    second = asyncio.ensure_future(bench.daemon.sandboxes.run(pod_spec()))
+    await settle()
+    gate.set()
+    pod = await second
+    assert [p.id for p in bench.daemon.sandboxes.list()] == [pod.id]
+
+
+async def test_a_retry_with_another_config_replaces_what_was_never_reported(bench: Bench) -> None:
+    gate = asyncio.Event()
+
+    async def hook(where: str) -> None:
+        if where == "attach" and not gate.is_set():
+            gate.set()
+            await asyncio.Event().wait()
+
+    bench.world.hook = hook
+    first = asyncio.ensure_future(bench.daemon.sandboxes.run(pod_spec()))
+    await gate.wait()
+    pod = await bench.daemon.sandboxes.run(pod_spec(labels={"a": "b"}))
+    assert pod.spec.labels == {"a": "b"}
+    with pytest.raises(RopewalkError) as caught:
+        await first
+    assert caught.value.kind is Kind.CANCELLED
+    assert list(bench.world.attached) == [pod.id]
+
+
+@pytest.mark.parametrize("where", ["attach", "init"])
+async def test_a_failed_run_leaves_nothing(bench: Bench, where: str) -> None:
+    async def hook(at: str) -> None:
+        if at == where:
+            raise RopewalkError(f"{where} fails")
+
+    bench.world.hook = hook
+    with pytest.raises(RopewalkError, match=f"{where} fails"):
+        await bench.daemon.sandboxes.run(with_pid(pod_spec(), NamespaceMode.POD))
+    assert bench.world.is_empty
+    assert not list(bench.daemon.sandboxes.pods)
+
+
+@pytest.mark.parametrize("where", ["prepare", "create"])
+async def test_a_failed_create_leaves_nothing(bench: Bench, where: str) -> None:
+    pod = await bench.daemon.sandboxes.run(pod_spec())
+
+    async def hook(at: str) -> None:
+        if at == where:
+            raise RopewalkError(f"{where} fails")
+
+    bench.world.hook = hook
+    with pytest.raises(RopewalkError, match=f"{where} fails"):
+        await bench.daemon.containers.create(pod.id, container_spec())
+    assert not bench.world.snapshots
+    assert not list(bench.daemon.containers.containers)
+
+
+async def test_an_undo_that_fails_keeps_the_row_and_a_retry_finishes_it(bench: Bench) -> None:
+    broken = True
+
+    async def hook(where: str) -> None:
+        if where == "attach" or (where == "detach" and broken):
+            raise RopewalkError(where)
+
+    bench.world.hook = hook
+    with pytest.raises(RopewalkError):
+        await bench.daemon.sandboxes.run(pod_spec())
+    [row] = list(bench.daemon.sandboxes.pods)
+    assert row.phase is PodPhase.MAKING
+    broken = False
+    daemon = await bench.restart()
+    assert not list(daemon.sandboxes.pods)
+
+
+async def test_stop_overtakes_a_create_and_wins(bench: Bench) -> None:
+    pod = await bench.daemon.sandboxes.run(pod_spec())
+    creating = asyncio.Event()
+
+    async def hook(where: str) -> None:
+        if where == "create":
+            creating.set()
+            await asyncio.Event().wait()
+
+    bench.world.hook = hook
+    create = asyncio.ensure_future(bench.daemon.containers.create(pod.id, container_spec()))
+    await creating.wait()
+    await bench.daemon.sandboxes.stop(pod.id)
+    with pytest.raises(RopewalkError) as caught:
+        await create
+    assert caught.value.kind is Kind.CANCELLED
+    assert bench.world.is_empty
+
+
+async def test_create_in_a_pod_that_is_not_ready_is_refused(bench: Bench) -> None:
+    pod = await bench.daemon.sandboxes.run(pod_spec())
+    await bench.daemon.sandboxes.stop(pod.id)
+    with pytest.raises(RopewalkError) as caught:
+        await bench.daemon.containers.create(pod.id, container_spec())
+    assert caught.value.kind is Kind.STATE
+
+
+async def test_an_image_that_is_not_here_is_not_found(bench: Bench) -> None:
+    pod = await bench.daemon.sandboxes.run(pod_spec())
+    with pytest.raises(RopewalkError, match="nothing") as caught:
+        await bench.daemon.containers.create(pod.id, container_spec(image="nothing"))
+    assert caught.value.kind is Kind.NOT_FOUND
+
+
+async def test_a_container_starts_once(bench: Bench) -> None:
+    _, id = await running(bench)
+    with pytest.raises(RopewalkError) as caught:
+        await bench.daemon.containers.start(id)
+    assert caught.value.kind is Kind.STATE
+
+
+async def test_a_failed_start_is_recorded_and_raised(bench: Bench) -> None:
+    pod = await bench.daemon.sandboxes.run(pod_spec())
+    container = await bench.daemon.containers.create(pod.id, container_spec())
+
+    async def hook(where: str) -> None:
+        if where == "start":
+            raise RopewalkError("no such file")
+
+    bench.world.hook = hook
+    with pytest.raises(RopewalkError, match="no such file"):
+        await bench.daemon.containers.start(container.id)
+    failed = bench.daemon.containers.get(container.id)
+    assert (failed.phase, failed.exit_code, failed.reason) == (ContainerPhase.EXITED, 128, "StartError")
+    assert not bench.world.processes
+
+
+async def test_a_container_that_ends_by_itself_is_exited_at_once(bench: Bench) -> None:
+    _, id = await running(bench)
+    bench.world.end(id, 3)
+    await settle()
+    ended = bench.daemon.containers.get(id)
+    assert (ended.phase, ended.exit_code, ended.reason) == (ContainerPhase.EXITED, 3, "Error")
+
+
+async def test_stop_sends_the_stop_signal_and_waits_for_the_process(bench: Bench) -> None:
+    _, id = await running(bench)
+    await bench.daemon.containers.stop(id, 10)
+    assert bench.world.signals == [(id, 15)]
+    assert phase(bench, id) is ContainerPhase.EXITED
+
+
+async def test_stop_kills_what_does_not_obey_and_the_shortest_timeout_wins(bench: Bench) -> None:
+    _, id = await running(bench)
+    bench.world.obeys = {9}
+    await asyncio.gather(bench.daemon.containers.stop(id, 60), bench.daemon.containers.stop(id, 0.01))
+    assert bench.world.signals == [(id, 15), (id, 9)]
+    assert bench.daemon.containers.get(id).exit_code == 137
+
+
+async def test_timeout_zero_kills_at_once(bench: Bench) -> None:
+    _, id = await running(bench)
+    await bench.daemon.containers.stop(id, 0)
+    assert bench.world.signals == [(id, 9)]
+
+
+async def test_a_pod_whose_init_ends_is_not_ready(bench: Bench) -> None:
+    pod = await bench.daemon.sandboxes.run(with_pid(pod_spec(), NamespaceMode.POD))
+    await settle()  # the fake init's pid names no process: its pidfd cannot be opened
+    assert bench.daemon.sandboxes.get(pod.id).phase is PodPhase.NOTREADY
+
+
+async def test_exec_runs_in_a_running_container_only(bench: Bench) -> None:
+    pod_id, id = await running(bench)
+    assert (await bench.daemon.containers.exec_sync(id, ["ls", "/"], 1)).stdout == b"ls /"
+    await bench.daemon.containers.stop(id, 0)
+    with pytest.raises(RopewalkError) as caught:
+        await bench.daemon.containers.exec_sync(id, ["ls"], 1)
+    assert caught.value.kind is Kind.STATE
+    assert pod_id
+
+
+class TestAfterAKill:
+    async def test_a_running_container_is_adopted_and_its_end_is_seen(self, bench: Bench) -> None:
+        _, id = await running(bench)
+        daemon = await bench.restart()
+        assert daemon.containers.get(id).phase is ContainerPhase.RUNNING
+        bench.world.end(id, 7)
+        await settle()
+        assert daemon.containers.get(id).exit_code == 7
+
+    async def test_an_end_while_the_daemon_was_down_is_told_truly(self, bench: Bench) -> None:
+        _, id = await running(bench)
+        await bench.daemon.close()
+        bench.world.end(id, 7)
+        daemon = await bench.restart()
+        ended = daemon.containers.get(id)
+        assert (ended.exit_code, ended.reason) == (7, "Error")
+
+    async def test_what_vanished_without_trace_is_255_with_the_reason(self, bench: Bench) -> None:
+        _, id = await running(bench)
+        await bench.daemon.close()
+        bench.world.processes.clear()
+        daemon = await bench.restart()
+        ended = daemon.containers.get(id)
+        assert (ended.phase, ended.exit_code, ended.reason) == (ContainerPhase.EXITED, 255, "Unknown")
+        assert "while the daemon was down" in ended.message
+
+    async def test_another_boot_makes_pods_not_ready_and_stop_still_works(self, bench: Bench) -> None:
+        pod_id, id = await running(bench)
+        bench.boot_id = "boot-2"
+        daemon = await bench.restart()
+        assert daemon.sandboxes.get(pod_id).phase is PodPhase.NOTREADY
+        assert daemon.containers.get(id).exit_code == 255
+        await daemon.sandboxes.stop(pod_id)
+        await daemon.sandboxes.remove(pod_id)
+        assert not daemon.sandboxes.list()
+
+    async def test_lists_answer_before_adoption_and_calls_on_a_pod_wait_for_it(self, bench: Bench) -> None:
+        pod_id, id = await running(bench)
+        daemon = await bench.restart(adopt=False)
+        assert [pod.id for pod in daemon.sandboxes.list()] == [pod_id]
+        stop = asyncio.ensure_future(daemon.containers.stop(id, 1))
+        await settle()
+        assert not stop.done()
+        await daemon.recovery.run()
+        await stop
+        assert daemon.containers.get(id).phase is ContainerPhase.EXITED
