@@ -174,8 +174,8 @@ async def test_what_is_not_built_is_unimplemented(channel: grpc.aio.Channel) -> 
         assert error.code() is grpc.StatusCode.UNIMPLEMENTED
         assert name in (error.details() or "")
     assert (await refused(channel, "RuntimeService/NoSuch", b"")).code() is grpc.StatusCode.UNIMPLEMENTED
+    events: Any = channel.unary_stream("/runtime.v1.RuntimeService/GetContainerEvents")
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        events: Any = channel.unary_stream("/runtime.v1.RuntimeService/GetContainerEvents")
         async for _ in events(b""):
             pass
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED

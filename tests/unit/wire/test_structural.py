@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from google.protobuf import message_factory
@@ -126,7 +126,7 @@ def test_what_is_wrong_is_named(message: pb.PodSandboxConfig, said: str) -> None
 
 def test_a_number_that_names_no_signal_is_refused() -> None:
     with pytest.raises(Invalid, match="stop_signal is 99: no such Signal"):
-        CONTAINERS.read(pb.ContainerConfig(stop_signal=99))
+        CONTAINERS.read(pb.ContainerConfig(stop_signal=cast(Any, 99)))
 
 
 def test_every_field_is_carried_or_named_unsupported() -> None:
