@@ -54,15 +54,16 @@ def cgroups() -> set[str]:
 
 
 def process_line(pid: Path) -> str:
-    """`process PID command line` if it is one of ours: the daemon, a worker, what a pod needs, or anything in a pod."""
+    """`process PID command line [cgroup]` if it is ours: the daemon, a worker, what a pod needs, anything in a pod."""
     try:
         command = (pid / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
         name, groups = (pid / "comm").read_text().strip(), (pid / "cgroup").read_text()
     except OSError:  # it ended meanwhile
         return ""
     daemon = re.search(r"-m ropewalk\b|bin/ropewalk\b.* serve\b", command)
-    ours = daemon or name in PROGRAMS or "/ropewalk" in groups
-    return f"process {pid.name} {command[:150] or name}" if ours else ""
+    group = next((line.split(":", 2)[2] for line in groups.splitlines() if "/ropewalk" in line), "")
+    ours = daemon or name in PROGRAMS or group
+    return f"process {pid.name} {command[:300] or name} [{group}]" if ours else ""
 
 
 def processes() -> set[str]:

@@ -1,0 +1,92 @@
+"""Fixtures of the node tests: a private node per file, its registry, and proof that nothing is left.
+
+registry     Debian's docker-registry with the test images (one per run and worker)
+node         a running daemon of its own; `node.client()` speaks to it, `node.kill()` and `node.restart()` hurt it
+client       a client of `node`
+run_pod      runs a pod sandbox that is removed after the test
+trace        the snapshot of the machine before the test file; what is there after it fails the file
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from ropewalk.client import cri
+from ropewalk.spec import pod
+from tools import node as nodes
+from tools import registry as registries
+from tools import trace as traces
+from tools import workload
+
+LOG = pytest.StashKey[nodes.Node]()
+PodRunner = Callable[..., Awaitable[workload.Pod]]
+
+
+@pytest.fixture(scope="session")
+def registry() -> Iterator[registries.Registry]:
+    with nodes.serving() as running:
+        yield running
+
+
+@pytest.fixture(scope="module", autouse=True)
+def trace() -> Iterator[set[str]]:
+    """Beside other workers the machine changes all the time: there, each private node looks after itself, and ./dev
+    test compares once more at the end."""
+    before = traces.snapshot()
+    yield before
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        mine = [
+            line for line in traces.added(before) if "ropewalk-registry-" not in line and "docker-registry" not in line
+        ]
+        assert mine == [], "left on the machine"
+
+
+@pytest.fixture(scope="module")
+def node(request: pytest.FixtureRequest, registry: registries.Registry, trace: set[str]) -> Iterator[nodes.Node]:
+    """A test file may set NODE_CONFIG (TOML) and NODE_ENVIRONMENT for its node."""
+    config = getattr(request.module, "NODE_CONFIG", "")
+    environment = getattr(request.module, "NODE_ENVIRONMENT", None)
+    running = nodes.Node(registry, config=config, environment=environment)
+    request.node.stash[LOG] = running
+    asyncio.run(running.__aenter__())
+    yield running
+    asyncio.run(running.close())
+
+
+@pytest.fixture
+async def client(node: nodes.Node) -> AsyncIterator[cri.Client]:
+    async with node.client() as client:
+        yield client
+
+
+@pytest.fixture
+async def run_pod(node: nodes.Node, client: cri.Client) -> AsyncIterator[PodRunner]:
+    """`await run_pod(name="", **fields of PodSpec)`; a test may remove the pod, or kill the daemon, itself."""
+    made: list[workload.Pod] = []
+
+    async def run(name: str = "", *, spec: pod.PodSpec | None = None, **fields: Any) -> workload.Pod:
+        given = spec or workload.pod_spec(name, logs=node.logs, **fields)
+        made.append(await workload.run_pod(client, given))
+        return made[-1]
+
+    yield run
+    if node.process is None or node.process.poll() is not None:
+        await node.start()
+    for pod_ in made:
+        await pod_.remove()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """A failure shows the end of the daemon's log."""
+    report = yield
+    parent = item.getparent(pytest.Module)
+    running = parent.stash.get(LOG, None) if parent is not None else None
+    if report.failed and running is not None and running.log_file.exists():
+        report.sections.append((f"log of {running.instance}", running.log(150)))
+    return report

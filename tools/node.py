@@ -1,0 +1,205 @@
+"""node: a private node with a loopback registry and the test images, for COMMAND or a shell; then it is gone.
+
+Its data lies in a directory of its own below /var/tmp, its names carry its own tag, and its network is the built-in
+bridge on a subnet of its own: nodes do not meet each other or the machine's own runtime. `docker.io` and
+`registry.k8s.io` lead to the loopback registry (hosts.toml), so the images have their usual names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from ropewalk.client import cri
+from ropewalk.errors import RopewalkError
+from tools import images, leftovers, registry, trace, workload
+
+REGISTRIES = ("docker.io", "registry.k8s.io")
+READY = 30.0  # seconds from start to Ready; it takes a fraction of one
+STOP = 20.0
+
+
+class LeftOver(Exception):
+    """The node ended and something of it was still there; it has been removed since."""
+
+
+class Node:
+    """The daemon as its own process. Methods that speak to it are coroutines of any event loop."""
+
+    def __init__(
+        self, served: registry.Registry | None, *, config: str = "", environment: dict[str, str] | None = None
+    ) -> None:
+        """`served` mirrors REGISTRIES; `config` is TOML that is appended; `environment` is added to the daemon's."""
+        self.base = Path(tempfile.mkdtemp(prefix="ropewalk-", dir="/var/tmp"))
+        self.root, self.state, self.logs = (self.base / name for name in ("root", "state", "logs"))
+        self.tag = hashlib.sha256(os.path.realpath(self.root).encode()).hexdigest()[:4]
+        self.instance = f"ropewalk-{self.tag}"
+        self.address = str(self.base / "ropewalk.sock")
+        self.environment = {**os.environ, **(environment or {})}
+        self.log_file = self.base / "daemon.log"
+        self.config_file = self.base / "config.toml"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.logs.mkdir()
+        hosts = self.base / "certs.d"
+        for name in REGISTRIES if served is not None else ():
+            assert served is not None
+            (hosts / name).mkdir(parents=True)
+            (hosts / name / "hosts.toml").write_text(f'[host."{served.url}"]\ncapabilities = ["pull", "resolve"]\n')
+        self.config_file.write_text(f'[images]\nhosts = ["{hosts}"]\n[network]\nmode = "bridge"\n{config}')
+
+    # The process.
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None, "the daemon does not run"
+        return self.process.pid
+
+    def command(self) -> list[str]:
+        places = ("--root", str(self.root), "--state", str(self.state), "--address", self.address)
+        return [sys.executable, "-m", "ropewalk", "serve", "--config", str(self.config_file), *places]
+
+    async def start(self) -> float:
+        """Start the daemon; seconds until it answers and is ready."""
+        before = time.monotonic()
+        with self.log_file.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self.environment,
+                start_new_session=True,
+            )
+        async with self.client() as client:
+            while True:
+                if self.process.poll() is not None:
+                    raise RuntimeError(f"the daemon ended with {self.process.returncode}:\n{self.log()}")
+                if os.path.exists(self.address):
+                    with contextlib.suppress(RopewalkError):
+                        await workload.ready(client, before + READY)
+                        return time.monotonic() - before
+                if time.monotonic() - before > READY:
+                    raise TimeoutError(f"the daemon does not answer on {self.address}:\n{self.log()}")
+                await asyncio.sleep(0.01)
+
+    def kill(self) -> None:
+        """kill -9: what the daemon must survive at any moment."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    async def restart(self) -> float:
+        self.kill()
+        return await self.start()
+
+    def stop(self) -> None:
+        """SIGTERM, as a service manager does it. Raises TimeoutExpired if it does not end."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGTERM)
+            self.process.wait(STOP)
+            self.process = None
+
+    def log(self, lines: int = 200) -> str:
+        """The end of the daemon's log."""
+        if not self.log_file.exists():
+            return ""
+        return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-lines:])
+
+    # Pods.
+
+    def client(self) -> cri.Client:
+        return cri.Client(self.address)
+
+    # The end.
+
+    async def close(self) -> None:
+        """Remove every pod, end the daemon, look for what is left. LeftOver if anything was."""
+        try:
+            if self.process is None or self.process.poll() is not None:
+                await self.start()
+            async with self.client() as client:
+                await workload.remove_everything(client)
+            self.stop()
+        finally:
+            self.kill()
+            left = self.left()
+            leftovers.remove(self.marks)
+            shutil.rmtree(self.base, ignore_errors=True)
+        if left or self.base.exists():
+            raise LeftOver("left by the node: " + "; ".join(left or [str(self.base)]))
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """What the names of everything this node makes contain."""
+        return self.instance, str(self.base), f"link rw{self.tag}"
+
+    def left(self) -> list[str]:
+        """What of it is on the machine, apart from its own directory."""
+        return [line for line in trace.added(set(), *self.marks) if line != f"path {self.base}"]
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            self.kill()
+            leftovers.remove(self.marks)
+            shutil.rmtree(self.base, ignore_errors=True)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[registry.Registry]:
+    """A registry with the test images."""
+    made = images.ensure()
+    with registry.Registry(made.program, seed=made.storage) as running:
+        yield running
+
+
+async def run(command: list[str]) -> int:
+    """COMMAND (default: a shell) beside a private node; its exit code."""
+    with serving() as served:
+        async with Node(served) as node:
+            path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
+            environment = {**os.environ, "ROPEWALK_ADDRESS": node.address, "PATH": path}
+            if not command:
+                command = [os.environ.get("SHELL") or "/bin/sh"]
+                print(f"node {node.instance}: `ropewalk` speaks to {node.address}; data in {node.base}")
+                print(
+                    f"images: {images.BUSYBOX}, {images.NGINX}, docker.io/ropewalk/…; leave the shell to end the node",
+                    flush=True,
+                )
+            process = await asyncio.create_subprocess_exec(*command, env=environment, cwd=os.environ.get("DEV_CWD"))
+            loop = asyncio.get_running_loop()
+            for number in (
+                signal.SIGINT,
+                signal.SIGTERM,
+            ):  # the command's affair; afterwards the node is removed as always
+                loop.add_signal_handler(number, lambda: None)
+            return await process.wait()
+
+
+def main() -> int:
+    return asyncio.run(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
