@@ -6,10 +6,12 @@ snapshot nobody may write.
 
 Lifecycle of an image layer::
 
-    prepare(key, parent)  ->  the directory to unpack into     (the parent need not be committed yet)
+    prepare(key, parent)  ->  directory(key) to unpack into    (the parent need not be committed yet)
     commit(name, key)     ->  from now on `name` may be a parent; needs its own parent committed
 
-so the layers of an image unpack at the same time, and are committed bottom-up. Of a container::
+so the layers of an image unpack at the same time, and are committed bottom-up. A layer is unpacked in overlay's
+form (a whiteout is a character device 0:0, an opaque directory has trusted.overlay.opaque=y). As long as the parent
+is missing, `prepare` returns no mounts, and `mounts` raises NotFound. Of a container::
 
     prepare(container_id, parent=top layer)  ->  mounts        (not mounted: the handler does that)
     remove(container_id)
@@ -52,14 +54,21 @@ class Info(Struct, frozen=True):
 
 
 class Usage(Struct, frozen=True):
-    bytes: int = 0
+    bytes: int = 0  # allocated on disk
     inodes: int = 0
+    at: int = 0  # when it was counted, nanoseconds since the epoch; 0: once, at the commit
 
 
 class Snapshotter(ABC):
     """See the module's essay. Errors: NotFound (parent, key), Kind.EXISTS, Kind.STATE, OSError from the disk."""
 
     name: str
+
+    async def start(self) -> None:  # noqa: B027 (one on another machine may have nothing to prove)
+        """Prove that it works here (Unsupported with the reason otherwise), and go on with what a kill interrupted."""
+
+    async def close(self) -> None:  # noqa: B027
+        """Stop what goes on in the background; the next start goes on with it."""
 
     @abstractmethod
     async def prepare(self, key: str, parent: str = "") -> list[Mount]: ...
@@ -72,10 +81,12 @@ class Snapshotter(ABC):
 
     @abstractmethod
     def directory(self, key: str) -> str:
-        """The directory that a layer is unpacked into (an active snapshot's own files)."""
+        """The directory that a layer is unpacked into (an active snapshot's own files), and that holds it later."""
 
     @abstractmethod
-    async def commit(self, name: str, key: str, *, usage: Usage | None = None) -> None: ...
+    async def commit(self, name: str, key: str, *, usage: Usage | None = None, synced: bool = False) -> None:
+        """`usage`: what the unpacker counted, else it is counted here. `synced`: the unpacker's file system was
+        synced after the last write, else it is synced here; the row never reaches the disk before the bytes."""
 
     @abstractmethod
     async def remove(self, key: str) -> None:
