@@ -59,7 +59,7 @@ def download(into: Path, *packages: str) -> dict[str, Path]:
     try:
         run(*command, "install", *packages)
     except RuntimeError:  # no package lists, or lists that name files the mirror no longer has
-        run("apt-get", "-q", "update", "-o", "APT::Update::Error-Mode=any")
+        run("apt-get", "-q", "update")
         run(*command, "install", *packages)
     return {path.name.partition("_")[0]: path for path in into.glob("*.deb")}
 

@@ -196,9 +196,7 @@ def main() -> int:
     print()
     story.table()
     print("\nNothing is left: no mount, namespace, cgroup, link, nftables table, process or file.")
-    print(
-        f"{time.perf_counter() - start:.1f} s in all. `./dev node` starts such a node with a shell; README.md has a tour."
-    )
+    print(f"{time.perf_counter() - start:.1f} s in all. `./dev node` starts such a node with a shell.")
     return 0
 
 
