@@ -88,7 +88,7 @@ def build(inputs: Inputs) -> Built:
     user = users.resolve(inputs.container.security, inputs.image, inputs.passwd, inputs.group)
     propagation = mounts.rootfs_propagation(inputs.mounts)
     readonly = inputs.container.security.readonly_rootfs
-    spec = {
+    spec: dict[str, Any] = {
         "ociVersion": VERSION,
         "process": _process(inputs, user),
         "root": {"path": "rootfs", "readonly": readonly},

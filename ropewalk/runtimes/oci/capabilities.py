@@ -5,16 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ropewalk import errors
+from ropewalk.linux import caps
 from ropewalk.spec.container import Capability
 
-# include/uapi/linux/capability.h, in order of their numbers
-_KNOWN = """
-    CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE
-    NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN
-    SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE
-    MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE
-"""
-KNOWN = frozenset(f"CAP_{name}" for name in _KNOWN.split())
+KNOWN = frozenset(caps.NAMES)
 
 # What a container has when it asks for nothing: containerd's and Docker's set, so images behave the same here.
 _DEFAULT = """

@@ -10,9 +10,10 @@ import stat
 from collections.abc import Iterator, Sequence
 
 from ropewalk import errors
+from ropewalk.linux import mount as linux_mount
 from ropewalk.runtimes.oci import devices
 from ropewalk.runtimes.oci.facts import HostDevice, ResolvedMount
-from ropewalk.spec.container import Device, Mount
+from ropewalk.spec.container import Device, Mount, MountPropagation
 
 MAX_DEVICES = 4096
 # What belongs to the node's own sessions, or is a file system of its own in the container.
@@ -32,8 +33,19 @@ def read_mounts(mounts: Sequence[Mount]) -> list[ResolvedMount]:
                     f"the mount at {mount.container_path} has host_path {mount.host_path!r}: {error.strerror}",
                     hint="make the path on the node",
                 ) from None
-        resolved.append(ResolvedMount(mount, source))
+        shared = mount.propagation is not MountPropagation.PRIVATE
+        resolved.append(ResolvedMount(mount, source, propagation_of(source, linux_mount.mounts()) if shared else ""))
     return resolved
+
+
+def propagation_of(path: str, table: Sequence[linux_mount.MountInfo]) -> str:
+    """ "shared", "slave" or "private": of the mount that `path` lies on, the last of the deepest ones."""
+    holds = [entry for entry in table if entry.target == "/" or f"{path}/".startswith(f"{entry.target}/")]
+    if not holds:
+        return ""
+    deepest = max(len(entry.target) for entry in holds)
+    fields = [entry for entry in holds if len(entry.target) == deepest][-1].propagation
+    return "shared" if "shared:" in fields else "slave" if "master:" in fields else "private"
 
 
 def read_devices(requested: Sequence[Device]) -> list[HostDevice]:

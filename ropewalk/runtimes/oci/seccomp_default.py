@@ -15,8 +15,8 @@ ALWAYS: dict[str, str] = {
         getdents getdents64 ioctl lchown lchown32 link linkat listmount _llseek lseek lstat lstat64 mkdir mkdirat mknod
         mknodat name_to_handle_at newfstatat open openat openat2 pread64 preadv preadv2 pwrite64 pwritev pwritev2 read
         readahead readlink readlinkat readv rename renameat renameat2 rmdir sendfile sendfile64 splice stat stat64
-        statfs statfs64 statmount statx symlink symlinkat sync sync_file_range syncfs tee truncate truncate64 umask unlink
-        unlinkat utime utimensat utimensat_time64 utimes vmsplice write writev
+        statfs statfs64 statmount statx symlink symlinkat sync sync_file_range syncfs tee truncate truncate64 umask
+        unlink unlinkat utime utimensat utimensat_time64 utimes vmsplice write writev
         """,
     "extended attributes": """
         fgetxattr flistxattr fremovexattr fsetxattr getxattr getxattrat lgetxattr listxattr listxattrat llistxattr
@@ -106,8 +106,8 @@ BY_CAPABILITY: dict[str, str] = {
 
 # socket(2) by family (include/linux/socket.h). Left out: AF_ALG 38 (CVE-2026-31431 wrote the shared page cache through
 # it), AF_VSOCK 40 (reaches the hypervisor past the network namespace), and what no program of today asks for: DECnet
-# 12, Econet 19, ATM SVC 20, IrDA 23, WANPIPE 25, ISDN 34, CAIF 37. Listed one by one, since the kernel looks at 32 of the
-# argument's 64 bits: "greater than" would let 2**32 + 38 pass.
+# 12, Econet 19, ATM SVC 20, IrDA 23, WANPIPE 25, ISDN 34, CAIF 37. Listed one by one, since the kernel looks at 32 of
+# the argument's 64 bits: "greater than" would let 2**32 + 38 pass.
 FAMILIES_BELOW = 12
 FAMILIES = (
     *range(13, 19),
