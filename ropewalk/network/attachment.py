@@ -16,6 +16,7 @@ class Attachment(Struct, frozen=True, omit_defaults=True):
     host_interface: str = ""
     addresses: list[str] = field(default_factory=list)  # with prefix length, IPv4 first
     gateways: list[str] = field(default_factory=list)
+    mac: str = ""  # the pod's end, "02:52:0a:58:00:05"
     ports: list[PortMapping] = field(default_factory=list)
 
     @property
