@@ -41,6 +41,7 @@ class Flights(Generic[T]):
                 self._callers[key] -= 1
                 if self._abandon and self._callers[key] == 0 and not flight.done():
                     flight.cancel()
+                    del self._flights[key], self._callers[key]  # the next caller starts anew, not into the wreck
 
     @staticmethod
     async def _fly(start: Callable[[], Awaitable[T]]) -> T:
