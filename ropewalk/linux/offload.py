@@ -65,10 +65,12 @@ class Offload:
         worker = self._take_idle() or self._start(what)
         try:
             answer = await worker.exchange(request)
-        except BaseException as error:
+        except (EOFError, ConnectionError) as error:
+            worker.close()
+            code = await worker.process.wait()
+            raise errors.RopewalkError(f"the worker died in {what}: exit code {code}") from error
+        except BaseException:
             self._abandon(worker)
-            if isinstance(error, EOFError | ConnectionError):
-                raise errors.RopewalkError(f"the worker died in {what}: exit code {worker.process.code}") from error
             raise
         self._idle.append(worker)
         worker.expire_after(self._idle_seconds, self._expire)

@@ -111,7 +111,12 @@ def spawn(
         if error == errno.ENOENT and not os.path.isdir(cwd):
             raise OSError(error, os.strerror(error), cwd)
         raise OSError(error, os.strerror(error), program)
-    return Process(pid.value, argv)
+    try:
+        return Process(pid.value, argv)
+    except OSError:  # no descriptor left for it: a child that nobody holds must not stay
+        os.kill(pid.value, signal.SIGKILL)
+        os.waitpid(pid.value, 0)
+        raise
 
 
 def _look_up(name: str, path: str) -> str:

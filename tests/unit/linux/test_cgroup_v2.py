@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ropewalk import errors
+from ropewalk.linux import cgroup
+from ropewalk.linux.cgroup_v2 import CgroupsV2, parse_pressure, plan_swap, plan_update, weight
+from ropewalk.spec.pod import HugepageLimit, LinuxContainerResources
+
+PRESSURE = b"some avg10=1.50 avg60=0.25 avg300=0.00 total=42\nfull avg10=0.00 avg60=0.00 avg300=0.10 total=7\n"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A cgroup v2 tree of ordinary files with one cgroup, /pod."""
+    (tmp_path / "pod").mkdir()
+    (tmp_path / "cgroup.controllers").write_text("cpuset cpu io memory hugetlb pids\n")
+    (tmp_path / "cgroup.subtree_control").write_text("memory\n")
+    return tmp_path
+
+
+def put(root: Path, **files: str) -> None:
+    for name, content in files.items():
+        (root / "pod" / name.replace("__", ".")).write_text(content)
+
+
+def test_statistics(root: Path) -> None:
+    put(root, cpu__stat="usage_usec 1500\nuser_usec 1000\n", memory__current="4096\n", memory__max="8192\n")
+    put(root, memory__stat="anon 100\nfile 7\ninactive_file 96\npgfault 5\npgmajfault 6\n", pids__current="2\n")
+    put(root, memory__swap__current="10\n", memory__swap__max="max\n")
+    (root / "pod/cpu.pressure").write_bytes(PRESSURE)
+    assert CgroupsV2(str(root)).stats("/pod") == cgroup.CgroupStats(
+        cpu_usage_ns=1_500_000,
+        memory_usage=4096,
+        memory_working_set=4000,
+        memory_rss=100,
+        page_faults=5,
+        major_page_faults=6,
+        memory_limit=8192,
+        swap_usage=10,
+        swap_limit=None,
+        pids=2,
+        cpu_psi=parse_pressure(PRESSURE),
+    )
+    assert CgroupsV2(str(root)).stats("/gone") is None
+
+
+def test_pressure_is_nanoseconds_and_percent() -> None:
+    assert parse_pressure(PRESSURE) == cgroup.Psi(
+        some=cgroup.Pressure(42_000, 1.5, 0.25, 0.0), full=cgroup.Pressure(7_000, 0.0, 0.0, 0.1)
+    )
+    assert parse_pressure(b"") is None
+
+
+def test_the_oom_counter(root: Path) -> None:
+    put(root, memory__events="low 0\nhigh 0\nmax 9\noom 4\noom_kill 3\noom_group_kill 0\n")
+    assert CgroupsV2(str(root)).oom_kills("/pod") == 3
+    assert CgroupsV2(str(root)).oom_kills("/gone") is None
+
+
+def test_controllers_are_given_to_the_children_of_every_ancestor(root: Path) -> None:
+    (root / "pod/cgroup.controllers").write_text("cpu memory\n")
+    (root / "pod/cgroup.subtree_control").write_text("\n")
+    CgroupsV2(str(root)).make("/pod/container")
+    assert (root / "cgroup.subtree_control").read_text() == "+cpuset +cpu +io +hugetlb +pids"
+    assert (root / "pod/cgroup.subtree_control").read_text() == "+cpu +memory"
+    assert (root / "pod/container").is_dir()
+
+
+def test_problems(root: Path) -> None:
+    assert CgroupsV2(str(root)).problem() == ""
+    (root / "cgroup.type").write_text("domain\n")  # only the real root lacks it
+    assert CgroupsV2(str(root)).problem() == ""
+    (root / "cgroup.procs").write_text("1\n")
+    assert "holds processes" in CgroupsV2(str(root)).problem()
+    (root / "cgroup.controllers").write_text("cpuset memory\n")
+    assert "lacks cpu, pids" in CgroupsV2(str(root)).problem()
+
+
+@pytest.mark.parametrize(("shares", "expected"), [(0, 1), (2, 1), (1024, 39), (262144, 10000), (1 << 30, 10000)])
+def test_shares_become_weights(shares: int, expected: int) -> None:
+    assert weight(shares) == expected
+
+
+@pytest.mark.parametrize(
+    ("resources", "expected"),
+    [
+        (LinuxContainerResources(), []),
+        (LinuxContainerResources(cpu_shares=1024), [("cpu.weight", "39")]),
+        (LinuxContainerResources(cpu_quota=5000, cpu_period=10000), [("cpu.max", "5000 10000")]),
+        (LinuxContainerResources(cpu_quota=5000), [("cpu.max", "5000")]),
+        (LinuxContainerResources(cpu_quota=-1, cpu_period=10000), [("cpu.max", "max 10000")]),
+        (LinuxContainerResources(memory_limit_in_bytes=4096), [("memory.max", "4096")]),
+        (LinuxContainerResources(memory_limit_in_bytes=-1), [("memory.max", "max")]),
+        (LinuxContainerResources(cpuset_cpus="0", cpuset_mems="0"), [("cpuset.cpus", "0"), ("cpuset.mems", "0")]),
+    ],
+)
+def test_what_an_update_writes(resources: LinuxContainerResources, expected: list[tuple[str, str]]) -> None:
+    assert plan_update(resources) == expected
+
+
+@pytest.mark.parametrize(
+    ("memory", "total", "expected"),
+    [(0, 0, ""), (100, 0, "0"), (-1, 0, "max"), (100, -1, "max"), (100, 100, "0"), (100, 150, "50")],
+)
+def test_the_swap_limit_is_the_total_less_memory(memory: int, total: int, expected: str) -> None:
+    resources = LinuxContainerResources(memory_limit_in_bytes=memory, memory_swap_limit_in_bytes=total)
+    assert plan_swap(resources) == expected
+
+
+@pytest.mark.parametrize(("memory", "total"), [(100, 50), (0, 50), (-1, 50)])
+def test_a_total_below_memory_is_refused(memory: int, total: int) -> None:
+    with pytest.raises(errors.Invalid):
+        plan_swap(LinuxContainerResources(memory_limit_in_bytes=memory, memory_swap_limit_in_bytes=total))
+
+
+def test_an_update_reaches_the_files(root: Path) -> None:
+    put(root, memory__max="", memory__swap__max="", hugetlb__2MB__max="", memory__high="")
+    resources = LinuxContainerResources(
+        memory_limit_in_bytes=4096,
+        hugepage_limits=[HugepageLimit("2MB", 8192), HugepageLimit("1GB", 0)],
+        unified={"memory.high": "1000"},
+    )
+    CgroupsV2(str(root)).update("/pod", resources)
+    written = {file.name: file.read_text() for file in (root / "pod").iterdir()}
+    assert written == {
+        "memory.max": "4096",
+        "memory.swap.max": "0",
+        "hugetlb.2MB.max": "8192",
+        "memory.high": "1000",
+    }
+
+
+def test_no_swap_accounting_is_fine_unless_swap_was_asked_for(root: Path) -> None:
+    put(root, memory__max="")
+    CgroupsV2(str(root)).update("/pod", LinuxContainerResources(memory_limit_in_bytes=4096))
+    with pytest.raises(errors.Unsupported, match=r"memory\.swap\.max"):
+        CgroupsV2(str(root)).update(
+            "/pod", LinuxContainerResources(memory_limit_in_bytes=4096, memory_swap_limit_in_bytes=8192)
+        )
+
+
+@pytest.mark.parametrize("key", ["cgroup.procs", "../cgroup.procs", "memory.none", "a/b"])
+def test_unified_settings_must_be_settings_of_this_cgroup(root: Path, key: str) -> None:
+    put(root, cgroup__procs="")
+    with pytest.raises(errors.Invalid, match="is not a setting"):
+        CgroupsV2(str(root)).update("/pod", LinuxContainerResources(unified={key: "1"}))
+
+
+def test_an_update_of_what_is_gone_is_not_found(root: Path) -> None:
+    with pytest.raises(errors.NotFound):
+        CgroupsV2(str(root)).update("/gone", LinuxContainerResources(cpu_shares=2))

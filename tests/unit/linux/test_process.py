@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import uuid
+
+from ropewalk.linux import process, spawn
+
+
+def test_a_command_with_parentheses_and_spaces_does_not_shift_the_fields() -> None:
+    rest = "S 1 7 9 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 99 0"
+    found = process.Stat(f"42 (a) b) (c) {rest}\n".encode())
+    assert (found.state, found.parent, found.session, found.start) == ("S", 1, 9, 4711)
+
+
+def test_this_process_is_itself() -> None:
+    start = process.start_time(os.getpid())
+    assert start is not None
+    assert process.is_alive(os.getpid(), start)
+    assert not process.is_alive(os.getpid(), start + 1)
+    assert process.session(os.getpid()) == os.getsid(0)
+
+
+def test_what_is_gone_is_none() -> None:
+    gone = 2**22 + 1  # above the highest pid_max
+    assert process.start_time(gone) is None
+    assert process.session(gone) is None
+    assert process.open_pidfd(gone, 1) is None
+    assert process.children(gone) == []
+    assert process.command_line(gone) == []
+
+
+def test_a_pid_with_another_start_time_is_not_opened() -> None:
+    start = process.start_time(os.getpid())
+    assert start is not None
+    assert process.open_pidfd(os.getpid(), start - 1) is None
+    fd = process.open_pidfd(os.getpid(), start)
+    assert fd is not None
+    os.close(fd)
+
+
+async def test_a_process_is_found_by_an_exact_argument_waited_for_and_signalled() -> None:
+    mark = f"ropewalk-{uuid.uuid4()}"
+    child = spawn.spawn(["sh", "-c", "while :; do sleep 60; done", mark])
+    assert process.find(mark.encode()) == [child.pid]
+    assert process.find(mark[:-1].encode()) == []
+    assert child.pid in process.children(os.getpid())
+    assert process.session(child.pid) == child.pid
+    start = process.start_time(child.pid)
+    assert start is not None
+    fd = process.open_pidfd(child.pid, start)
+    assert fd is not None
+    try:
+        waits = [asyncio.ensure_future(process.wait_pidfd(fd)) for _ in range(3)]
+        waits[0].cancel()
+        await asyncio.sleep(0)
+        assert process.send_signal(fd, signal.SIGKILL)
+        await asyncio.gather(*waits[1:])
+        assert await child.wait() == -signal.SIGKILL
+        assert not process.send_signal(fd, signal.SIGKILL)
+    finally:
+        os.close(fd)
+    assert process.find(mark.encode()) == []
+
+
+def test_the_boot_id_is_stable() -> None:
+    assert process.boot_id() == process.boot_id()
+    assert len(process.boot_id()) == 36
