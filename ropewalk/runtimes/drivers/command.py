@@ -55,6 +55,10 @@ class Command:
         return shutil.which(self.program, path=spawn.PATH) or self.program
 
     def prefix(self, log: str) -> list[str]:
+        """argv up to the verb. Kind.UNAVAILABLE if there is no such program."""
+        if not os.path.isabs(self.path) or not os.path.exists(self.path):
+            text = f"no runtime {self.program!r} on this node"
+            raise RopewalkError(text, hint=f"apt-get install {os.path.basename(self.program)}", kind=Kind.UNAVAILABLE)
         return [self.path, f"--root={self.root}", f"--log={log}", "--log-format=json", *self.flags]
 
     async def run(self, id: str, *verb: str, timeout: float) -> None:

@@ -21,13 +21,12 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
-
 from ropewalk import ids
 from ropewalk.errors import Kind, RopewalkError
 from ropewalk.linux import cgroup, process, spawn
 from ropewalk.runtimes.drivers import command
 from ropewalk.runtimes.handler import ExecResult
+from ropewalk.runtimes.oci import build
 
 PROCESS_FD = 4
 KILL_SECONDS = 10.0
@@ -73,7 +72,7 @@ def _start(
 ) -> tuple[int, spawn.Process, list[spawn.Output]]:
     """The runtime's log, its process, and the readers of both streams; `stack` closes what is ours."""
     log = stack.enter_context(memory_file("oci-log"))
-    specification = stack.enter_context(memory_file("oci-process", msgspec.json.encode(description)))
+    specification = stack.enter_context(memory_file("oci-process", build.encode(description)))
     argv = [*runtime.prefix(f"/proc/self/fd/{command.LOG_FD}"), "exec", "--process", f"/proc/self/fd/{PROCESS_FD}", id]
     outputs = [spawn.Output(limit) for _ in range(2)]
     for output in outputs:

@@ -28,6 +28,7 @@ from ropewalk.runtimes import handler
 from ropewalk.runtimes.drivers import bundle, command, execution, init, unwitnessed
 from ropewalk.runtimes.handler import ContainerPlan, ExecResult, Exit, Node, Observation, Task
 from ropewalk.runtimes.monitors import conmon, logfile, monitor
+from ropewalk.runtimes.oci import build
 from ropewalk.spec.pod import LinuxContainerResources
 
 log = logging.getLogger(__name__)
@@ -94,6 +95,7 @@ class Driver(handler.Handler):
         own = self._bundle(pod_id)
         with explained(pod_id):
             own.make(bundle.Record(cgroup=cgroup))
+            steps.checkpoint("bundle:made")
             own.write(encode(spec, init.ensure_rootfs(self.node.state, self.catatonit)))
             steps.checkpoint("init:written")
             verb = ("run", "--detach", "--bundle", own.directory, "--pid-file", own.pid_file, pod_id)
@@ -247,7 +249,7 @@ def explained(id: str) -> Iterator[None]:
 
 def encode(spec: dict[str, Any], rootfs: str) -> bytes:
     """config.json, with the directory where this driver puts the root file system."""
-    return msgspec.json.encode({**spec, "root": {**spec.get("root", {}), "path": rootfs}})
+    return build.encode({**spec, "root": {**spec.get("root", {}), "path": rootfs}})
 
 
 def first_line(text: str) -> str:

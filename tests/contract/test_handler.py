@@ -1,0 +1,344 @@
+"""The Handler contract: what every handler promises, tried on real containers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import stat
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from ropewalk.errors import Kind, RopewalkError
+from ropewalk.linux import process
+from ropewalk.runtimes.handler import Handler
+from ropewalk.runtimes.handlers import crun
+from ropewalk.spec.pod import LinuxContainerResources
+from tests.fakes.boxes import NAMESPACES, Place, create, run
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="containers need root"),
+    pytest.mark.timeout(120),
+]
+
+HANDLERS = {"crun": lambda place: crun.Handler(crun.Config(), place.node)}
+
+
+@pytest.fixture
+async def place(tmp_path: Path) -> AsyncIterator[Place]:
+    place = Place(tmp_path)
+    yield place
+    await place.close()
+
+
+@pytest.fixture(params=sorted(HANDLERS))
+async def handler(request: pytest.FixtureRequest, place: Place) -> AsyncIterator[Handler]:
+    """Whatever a test deleted is gone without a trace; what it left is deleted by sweep, the same way."""
+    handler: Handler = HANDLERS[request.param](place)
+    yield handler
+    await handler.sweep(set())
+    assert place.found() == []
+
+
+async def test_the_probe_really_runs_something(handler: Handler) -> None:
+    probe = await handler.probe()
+    assert probe.works, probe
+    assert probe.version
+    assert "ran" in probe.evidence
+
+
+# Lifecycle
+
+
+async def test_a_created_container_waits_until_it_is_started(handler: Handler, place: Place) -> None:
+    box = await create(handler, place.plan("echo", "started"))
+    assert (await handler.observe(box.id, box.task)).alive
+    assert box.log() == []
+    await box.start()
+    assert (await box.wait()).code == 0
+    assert box.log() == [("stdout", "F", "started")]
+    await box.delete()
+
+
+@pytest.mark.parametrize(
+    ("script", "code"), [("exit 0", 0), ("exit 3", 3), ("kill -TERM $$; sleep 9", 143), ("kill -KILL $$", 137)]
+)
+async def test_exit_codes_are_exact(handler: Handler, place: Place, script: str, code: int) -> None:
+    before = time.time_ns()
+    box = await run(handler, place.plan("sh", "-c", f"sh -c '{script}'; exit $?"))
+    exit = await box.wait()
+    assert (exit.code, exit.oom, exit.reason) == (code, False, "")
+    assert before < exit.at < time.time_ns()
+
+
+async def test_a_container_killed_from_outside_has_code_137(handler: Handler, place: Place) -> None:
+    box = await run(handler, place.plan("sleep", "100"))
+    os.kill(box.task.pid, signal.SIGKILL)
+    assert (await box.wait()).code == 137
+
+
+async def test_a_signal_reaches_init_and_a_dead_init_is_no_error(handler: Handler, place: Place) -> None:
+    box = await run(handler, place.plan("sh", "-c", "trap 'exit 5' USR1; echo ready; while :; do sleep 0.05; done"))
+    while not box.log():
+        await asyncio.sleep(0.01)
+    await handler.signal(box.id, box.task, signal.SIGUSR1)
+    assert (await box.wait()).code == 5
+    await handler.signal(box.id, box.task, signal.SIGTERM)
+    await box.kill()
+
+
+async def test_kill_ends_what_outlived_init(handler: Handler, place: Place) -> None:
+    """Without a PID namespace nothing but the cgroup knows them."""
+    namespaces = tuple(kind for kind in NAMESPACES if kind != "pid")
+    box = await run(handler, place.plan("sh", "-c", "setsid sleep 100 & setsid sleep 101 &", namespaces=namespaces))
+    assert (await box.wait()).code == 0
+    assert len(place.cgroups.processes(box.plan.cgroup)) == 2
+    await box.kill()
+    assert place.cgroups.processes(box.plan.cgroup) == []
+
+
+async def test_kill_ends_a_container_that_was_never_started(handler: Handler, place: Place) -> None:
+    box = await create(handler, place.plan("true"))
+    await box.kill()
+    assert (await box.wait()).code == 137
+
+
+async def test_the_next_daemon_adopts(handler: Handler, place: Place) -> None:
+    box = await run(handler, place.plan("sh", "-c", "sleep 0.3; exit 9"))
+    box.handler = type(handler)(crun.Config(), place.node)  # type: ignore[call-arg]
+    assert (await box.handler.observe(box.id, box.task)).alive
+    assert (await box.wait()).code == 9
+    seen = await box.handler.observe(box.id, box.task)
+    assert not seen.alive
+    assert seen.exit is not None
+    assert seen.exit.code == 9
+    assert (await box.wait()).code == 9  # and may be asked again
+
+
+async def test_several_may_wait(handler: Handler, place: Place) -> None:
+    box = await run(handler, place.plan("sh", "-c", "sleep 0.2; exit 4"))
+    exits = await asyncio.gather(*(box.wait() for _ in range(3)))
+    assert [exit.code for exit in exits] == [4, 4, 4]
+
+
+async def test_memory_exhaustion_is_reported(handler: Handler, place: Place) -> None:
+    linux = {"resources": {"memory": {"limit": 16 << 20, "swap": 16 << 20}}}
+    box = await run(handler, place.plan("sh", "-c", "tail /dev/zero; exit $?", linux=linux))
+    exit = await box.wait()
+    assert (exit.code, exit.oom) == (137, True)
+
+
+async def test_a_killed_monitor_is_said(handler: Handler, place: Place) -> None:
+    """Either the kernel still knows the true code (Linux 6.15), or it is 255 with the reason."""
+    box = await run(handler, place.plan("sh", "-c", "sleep 0.5; exit 6"))
+    waiting = asyncio.ensure_future(box.wait())
+    await asyncio.sleep(0.1)
+    os.kill(box.task.monitor_pid, signal.SIGKILL)
+    exit = await waiting
+    if exit.code != 6:
+        assert (exit.code, exit.reason) == (255, "Unknown")
+        assert "monitor was killed" in exit.message
+
+
+async def test_a_container_lost_with_its_monitor_is_unknown(handler: Handler, place: Place) -> None:
+    box = await run(handler, place.plan("sleep", "100"))
+    os.kill(box.task.monitor_pid, signal.SIGKILL)
+    await box.kill()
+    while process.start_time(box.task.pid) == box.task.pid_start:  # until it is reaped, the kernel could tell
+        await asyncio.sleep(0.01)
+    seen = await handler.observe(box.id, box.task)
+    assert (seen.alive, seen.exit) == (False, None)
+    exit = await box.wait()
+    assert (exit.code, exit.reason) == (255, "Unknown")
+
+
+# Refusals
+
+
+async def test_a_command_that_is_not_there_is_the_callers_error(handler: Handler, place: Place) -> None:
+    plan = place.plan("no-such-program")
+    with pytest.raises(RopewalkError, match="no-such-program") as caught:
+        await run(handler, plan)
+    assert caught.value.kind is Kind.INVALID
+    assert plan.id[:13] in caught.value.message
+    await handler.delete(plan.id, plan.cgroup)
+    assert place.found() == []
+
+
+async def test_a_started_container_cannot_be_started_again(handler: Handler, place: Place) -> None:
+    box = await run(handler, place.plan("true"))
+    await box.wait()
+    with pytest.raises(RopewalkError):
+        await box.start()
+
+
+async def test_delete_works_from_any_state_and_twice(handler: Handler, place: Place) -> None:
+    created = await create(handler, place.plan("true"))
+    running = await run(handler, place.plan("sleep", "100"))
+    exited = await run(handler, place.plan("true"))
+    await exited.wait()
+    for box in (created, running, exited):
+        await box.delete()
+        await box.delete()
+        assert os.path.exists(box.plan.log_path)  # logs are the kubelet's
+    await handler.delete("0" * 64, f"{place.cgroup}/{'0' * 64}")
+    assert place.found() == []
+
+
+async def test_sweep_removes_what_nobody_owns_and_nothing_else(handler: Handler, place: Place) -> None:
+    kept = await run(handler, place.plan("sleep", "100"))
+    strays = [await run(handler, place.plan("sleep", "100")), await create(handler, place.plan("true"))]
+    assert sorted(await handler.sweep({kept.id})) == sorted(stray.id for stray in strays)
+    assert (await handler.observe(kept.id, kept.task)).alive
+    assert (await kept.exec("true")).code == 0
+
+
+async def test_the_spec_can_be_read_back(handler: Handler, place: Place) -> None:
+    box = await create(handler, place.plan("true"))
+    assert handler.spec(box.id)["process"]["args"] == ["true"]
+    await box.delete()
+    with pytest.raises(RopewalkError) as caught:
+        handler.spec(box.id)
+    assert caught.value.kind is Kind.NOT_FOUND
+
+
+# The pod's init
+
+
+async def test_an_init_holds_a_pid_namespace(handler: Handler, place: Place) -> None:
+    from ropewalk.runtimes import probes
+
+    path = f"{place.cgroup}/init"
+    task = await handler.create_init("pod-1", probes.probe_spec(path), path)
+    assert (await handler.observe("pod-1", task)).alive
+    namespaces = [{"type": kind} for kind in NAMESPACES if kind != "pid"]
+    joined = [*namespaces, {"type": "pid", "path": f"/proc/{task.pid}/ns/pid"}]
+    box = await run(handler, place.plan("sh", "-c", "test $$ -gt 1", linux={"namespaces": joined}))
+    assert (await box.wait()).code == 0
+    await box.delete()
+    await handler.delete("pod-1", path)
+    assert not process.is_alive(task.pid, task.pid_start)
+    await handler.delete("pod-1", path)
+    assert place.found() == []
+
+
+# Streams
+
+
+async def test_the_log_is_what_the_kubelet_reads(handler: Handler, place: Place) -> None:
+    box = await run(handler, place.plan("sh", "-c", "echo out; echo err >&2; printf part"))
+    await box.wait()
+    assert sorted(box.log()) == [("stderr", "F", "err"), ("stdout", "F", "out"), ("stdout", "P", "part")]
+    stamp = Path(box.plan.log_path).read_text().split(" ")[0]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}(Z|[+-]\d\d:\d\d)", stamp)
+    assert stat.S_IMODE(os.stat(box.plan.log_path).st_mode) == 0o640
+    assert stat.S_IMODE(os.stat(os.path.dirname(box.plan.log_path)).st_mode) == 0o755
+
+
+async def test_output_can_be_discarded(handler: Handler, place: Place) -> None:
+    box = await run(handler, place.plan("sh", "-c", "seq 1 100000", log=False))
+    assert (await box.wait()).code == 0
+
+
+async def test_a_link_planted_as_log_is_refused(handler: Handler, place: Place) -> None:
+    victim = Path(place.logs) / "victim"
+    victim.write_text("untouched\n")
+    os.symlink(victim, Path(place.logs) / "0.log")
+    plan = place.plan("echo", "overwritten", log_path=f"{place.logs}/0.log")
+    with pytest.raises(RopewalkError) as caught:
+        await handler.create(plan)
+    assert caught.value.kind is Kind.INVALID
+    await handler.delete(plan.id, plan.cgroup)
+    assert victim.read_text() == "untouched\n"
+
+
+async def test_a_reopened_log_loses_no_line(handler: Handler, place: Place) -> None:
+    script = "i=0; while test $i -lt 400; do echo $i; i=$((i+1)); test $((i%20)) = 0 && sleep 0.01; done"
+    box = await run(handler, place.plan("sh", "-c", script))
+    pieces = []
+    for number in range(5):
+        rotated = f"{box.plan.log_path}.{number}"
+        os.rename(box.plan.log_path, rotated)
+        await handler.reopen_log(box.id, box.task)
+        assert os.path.exists(box.plan.log_path)
+        pieces.append(rotated)
+        await asyncio.sleep(0.02)
+    await box.wait()
+    text = "".join(Path(path).read_text() for path in [*pieces, box.plan.log_path])
+    assert [int(line.split(" ")[3]) for line in text.splitlines()] == list(range(400))
+    assert stat.S_IMODE(os.stat(box.plan.log_path).st_mode) == 0o640
+
+
+async def test_reopening_a_log_in_place_keeps_it(handler: Handler, place: Place) -> None:
+    box = await run(handler, place.plan("sh", "-c", "echo one; sleep 0.3; echo two"))
+    while not box.log():
+        await asyncio.sleep(0.01)
+    await handler.reopen_log(box.id, box.task)
+    await box.wait()
+    assert [text for _, _, text in box.log()] == ["one", "two"]
+
+
+async def test_a_log_that_cannot_be_reopened_leaves_no_file(handler: Handler, place: Place) -> None:
+    box = await run(handler, place.plan("sleep", "100"))
+    directory = os.path.dirname(box.plan.log_path)
+    os.rename(directory, f"{directory}-away")
+    with pytest.raises(RopewalkError, match="No such file"):
+        await handler.reopen_log(box.id, box.task)
+    assert (await handler.observe(box.id, box.task)).alive
+    os.rename(f"{directory}-away", directory)
+    await box.kill()
+    await box.wait()
+    os.rename(box.plan.log_path, f"{box.plan.log_path}.1")
+    with pytest.raises(RopewalkError) as caught:
+        await handler.reopen_log(box.id, box.task)
+    assert caught.value.kind is Kind.STATE
+    assert os.listdir(directory) == ["0.log.1"]
+
+
+async def test_stdin_is_empty_unless_asked_for(handler: Handler, place: Place) -> None:
+    box = await run(handler, place.plan("cat"))
+    assert (await box.wait()).code == 0
+    box = await run(handler, place.plan("cat", stdin=True))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(box.wait(), 0.3)
+
+
+async def test_a_terminal_is_one(handler: Handler, place: Place) -> None:
+    box = await run(handler, place.plan("sh", "-c", "test -t 0 && test -t 1 && echo yes >&2", tty=True))
+    assert (await box.wait()).code == 0
+    assert [(stream, text.strip()) for stream, _, text in box.log()] == [("stdout", "yes")]
+
+
+# Resources
+
+
+async def test_limits_change_while_it_runs(handler: Handler, place: Place) -> None:
+    linux = {"resources": {"memory": {"limit": 64 << 20}}}
+    box = await run(handler, place.plan("sleep", "100", linux=linux))
+    await handler.update(box.id, box.task, LinuxContainerResources(memory_limit_in_bytes=32 << 20, cpu_shares=512))
+    stats = place.cgroups.stats(box.plan.cgroup)
+    assert stats is not None
+    assert stats.memory_limit == 32 << 20
+    assert (await handler.observe(box.id, box.task)).alive
+
+
+# What helpers get
+
+
+async def test_no_value_of_the_image_reaches_a_helper(handler: Handler, place: Place) -> None:
+    box = await run(handler, place.plan("sleep", "100"))
+    environment = Path(f"/proc/{box.task.monitor_pid}/environ").read_bytes()
+    assert b"LD_PRELOAD" not in environment
+    assert str(place.image) not in os.readlink(f"/proc/{box.task.monitor_pid}/cwd")
+    assert box.task.monitor_pid in place.cgroups.processes(box.plan.monitor_cgroup)
+
+
+async def test_a_container_has_three_descriptors(handler: Handler, place: Place) -> None:
+    listing = "for fd in /proc/self/fd/*; do test -e $fd && echo ${fd##*/}; done"  # the shell's own, no child
+    box = await run(handler, place.plan("sh", "-c", listing))
+    await box.wait()
+    assert [text for _, _, text in box.log()] == ["0", "1", "2"]

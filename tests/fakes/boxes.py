@@ -1,0 +1,159 @@
+"""Real containers for tests of handlers: a root file system of static busybox, plans, and a look for what was left.
+
+Everything lies in one temporary state directory and below one cgroup, both private to the test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ropewalk import ids
+from ropewalk.linux import cgroup, mount, process
+from ropewalk.runtimes import handler
+from ropewalk.runtimes.handler import ContainerPlan, ExecResult, Handler, Task
+from ropewalk.storage.snapshotter import Mount
+
+BUSYBOX = "/bin/busybox"
+PROGRAMS = ("sh", "sleep", "echo", "true", "cat", "kill", "seq", "dd", "head", "ls", "setsid", "test", "tail", "yes")
+NAMESPACES = ("pid", "mount", "ipc", "uts", "network", "cgroup")
+
+
+class Place:
+    """One node's worth of state for one test."""
+
+    def __init__(self, directory: Path) -> None:
+        self.state = str(directory / "state")
+        self.image = str(directory / "image")
+        self.logs = str(directory / "logs")
+        self.snapshots = str(directory / "snapshots")
+        self.cgroup = f"/ropewalk-test-{os.getpid()}-{os.urandom(2).hex()}"
+        self.cgroups = cgroup.detect()
+        self.node = handler.Node(self.state, self.cgroups)
+        for path in (self.state, self.logs, self.snapshots):
+            os.makedirs(path)
+        make_image(self.image)
+
+    def plan(self, *args: str, id: str = "", log: bool = True, **options: Any) -> ContainerPlan:
+        """A container that runs `args`. Options: `process` and `linux` are merged into those of the spec, `namespaces`
+        replaces the namespaces; the rest are fields of the plan."""
+        id = id or ids.new_id()
+        path = f"{self.cgroup}/{id}"
+        upper, work = f"{self.snapshots}/{id}/upper", f"{self.snapshots}/{id}/work"
+        os.makedirs(upper)
+        os.makedirs(work)
+        spec = build_spec(list(args), path, options.pop("namespaces", NAMESPACES))
+        spec["process"] |= {"terminal": options.get("tty", False), **options.pop("process", {})}
+        spec["linux"] |= options.pop("linux", {})
+        return ContainerPlan(
+            id=id,
+            pod_id="pod",
+            spec=spec,
+            rootfs=[Mount(type="overlay", layers=[self.image], upper=upper, work=work)],
+            cgroup=path,
+            monitor_cgroup=f"{self.cgroup}/monitors",
+            log_path=options.pop("log_path", f"{self.logs}/{id}/0.log" if log else ""),
+            **options,
+        )
+
+    def found(self) -> list[str]:
+        """What is left: mounts, processes, cgroups, files of containers."""
+        left = [one.target for one in mount.mounts() if self.state in one.target]
+        needle = os.fsencode(self.state)
+        for pid in process.pids():
+            if any(needle in argument for argument in process.command_line(pid)):
+                left.append(f"{pid} {process.command_line(pid)!r}")
+        left += [path for path in self.cgroups.list(self.cgroup) if not path.endswith("/monitors")]
+        left += [f"process {pid} in a cgroup" for pid in self.cgroups.processes(self.cgroup)]
+        for directory in ("containers", "crun", "exits", "consoles"):
+            with contextlib.suppress(FileNotFoundError):
+                left += os.listdir(os.path.join(self.state, directory))
+        return left
+
+    async def close(self) -> None:
+        """Remove all, whatever state the test left it in."""
+        await self.cgroups.kill(self.cgroup)
+        for one in reversed(mount.mounts()):
+            if self.state in one.target:
+                mount.umount_all(one.target)
+        await self.cgroups.remove(self.cgroup)
+        shutil.rmtree(os.path.dirname(self.state))
+
+
+class Box:
+    """A created container and its handler."""
+
+    def __init__(self, owner: Handler, plan: ContainerPlan, task: Task) -> None:
+        self.handler = owner
+        self.plan = plan
+        self.task = task
+        self.id = plan.id
+
+    async def start(self) -> None:
+        await self.handler.start(self.id, self.task)
+
+    async def wait(self) -> handler.Exit:
+        return await self.handler.wait(self.id, self.task, self.plan.cgroup)
+
+    async def kill(self) -> None:
+        await self.handler.kill(self.id, self.task, self.plan.cgroup)
+
+    async def exec(self, *args: str, timeout: float = 10.0, limit: int = 1 << 20) -> ExecResult:
+        description = {"user": {"uid": 0, "gid": 0}, "args": list(args), "env": ["PATH=/bin"], "cwd": "/"}
+        return await self.handler.exec(self.id, self.task, description, timeout=timeout, limit=limit)
+
+    async def delete(self) -> None:
+        await self.handler.delete(self.id, self.plan.cgroup)
+
+    def log(self) -> list[tuple[str, str, str]]:
+        """Stream, tag and content of each line."""
+        lines = Path(self.plan.log_path).read_text().splitlines()
+        return [(stream, tag, text) for _, stream, tag, text in (line.split(" ", 3) for line in lines)]
+
+
+async def create(owner: Handler, plan: ContainerPlan) -> Box:
+    return Box(owner, plan, await owner.create(plan))
+
+
+async def run(owner: Handler, plan: ContainerPlan) -> Box:
+    box = await create(owner, plan)
+    await box.start()
+    return box
+
+
+def make_image(directory: str) -> None:
+    for name in ("bin", "proc", "dev", "sys", "tmp"):
+        os.makedirs(os.path.join(directory, name))
+    shutil.copy(BUSYBOX, os.path.join(directory, "bin/busybox"))
+    for name in PROGRAMS:
+        os.symlink("busybox", os.path.join(directory, "bin", name))
+
+
+def build_spec(args: list[str], cgroup_path: str, namespaces: tuple[str, ...]) -> dict[str, Any]:
+    """A small runtime spec, as runtimes/oci would make it."""
+    return {
+        "ociVersion": "1.0.0",
+        "process": {
+            "user": {"uid": 0, "gid": 0},
+            "args": args,
+            "env": ["PATH=/bin", "LD_PRELOAD=/image.so"],
+            "cwd": "/",
+            "noNewPrivileges": True,
+            "capabilities": {kind: ["CAP_KILL"] for kind in ("bounding", "effective", "permitted")},
+        },
+        "root": {"path": "rootfs"},
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]},
+            {
+                "destination": "/dev/pts",
+                "type": "devpts",
+                "source": "devpts",
+                "options": ["newinstance", "ptmxmode=0666"],
+            },
+        ],
+        "linux": {"cgroupsPath": cgroup_path, "namespaces": [{"type": kind} for kind in namespaces]},
+    }

@@ -1,0 +1,136 @@
+"""kill -9 of the daemon at each point of a create: the next one deletes from the id alone, and nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from ropewalk.runtimes import probes
+from ropewalk.runtimes.handler import ContainerPlan
+from ropewalk.runtimes.handlers import crun
+from tests.fakes.boxes import Place, create, run
+
+POINTS = [
+    "bundle:made",
+    "bundle:mounted",
+    "bundle:written",
+    "monitor:spawned",
+    "monitor:placed",
+    "monitor:going",
+    "monitor:created",
+]
+
+
+@pytest.fixture
+async def place(tmp_path: Path) -> AsyncIterator[Place]:
+    place = Place(tmp_path)
+    yield place
+    await place.close()
+
+
+async def killed_daemon(place: Place, plan: ContainerPlan, point: str) -> None:
+    """Run a creator that dies at `point`."""
+    daemon = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.node.runtimes.creator", place.state, point, stdin=asyncio.subprocess.PIPE
+    )
+    await daemon.communicate(msgspec.json.encode(plan))
+    assert daemon.returncode == (-signal.SIGKILL if point else 0)
+
+
+def next_daemon(place: Place) -> crun.Handler:
+    return crun.Handler(crun.Config(), place.node)
+
+
+@pytest.mark.parametrize("point", POINTS)
+async def test_delete_undoes_a_create_killed_at(place: Place, point: str) -> None:
+    plan = place.plan("sleep", "100")
+    await killed_daemon(place, plan, point)
+    handler = next_daemon(place)
+    await handler.delete(plan.id, plan.cgroup)
+    assert place.found() == []
+    await handler.delete(plan.id, plan.cgroup)
+    again = await run(handler, place.plan("true"))  # the node is as good as before
+    assert (await again.wait()).code == 0
+    await again.delete()
+    assert place.found() == []
+
+
+@pytest.mark.parametrize("milliseconds", [0, 1, 2, 3, 4, 5, 6, 8, 10, 15])
+async def test_delete_ends_a_creator_that_runs_on(place: Place, milliseconds: int) -> None:
+    """End-of-file on the start pipe means "go": conmon and crun work on without a daemon."""
+    plan = place.plan("sleep", "100")
+    await killed_daemon(place, plan, "monitor:placed")
+    await asyncio.sleep(milliseconds / 1000)
+    await next_daemon(place).delete(plan.id, plan.cgroup)
+    assert place.found() == []
+    await asyncio.sleep(0.05)  # nothing comes back
+    assert place.found() == []
+
+
+@pytest.mark.parametrize("point", ["monitor:spawned", "monitor:created"])
+async def test_sweep_finds_it_without_a_row(place: Place, point: str) -> None:
+    plan = place.plan("sleep", "100")
+    await killed_daemon(place, plan, point)
+    assert await next_daemon(place).sweep(set()) == [plan.id]
+    assert place.found() == []
+
+
+@pytest.mark.parametrize("point", ["bundle:made", "init:written", "init:running"])
+async def test_delete_undoes_an_init_killed_at(place: Place, point: str) -> None:
+    path = f"{place.cgroup}/init"
+    await killed_daemon(place, ContainerPlan(id="pod", pod_id="pod", spec=probes.probe_spec(path), cgroup=path), point)
+    await next_daemon(place).delete("pod", path)
+    assert place.found() == []
+
+
+async def test_a_container_survives_its_daemon(place: Place) -> None:
+    plan = place.plan("sh", "-c", "echo before; sleep 0.2; exit 8")
+    await killed_daemon(place, plan, "")
+    handler = next_daemon(place)
+    task = msgspec.json.decode(Path(place.state, "containers", plan.id, "task.json").read_bytes(), type=dict)
+    from ropewalk.runtimes.handler import Task
+
+    adopted = Task(**task)
+    await handler.start(plan.id, adopted)
+    assert (await handler.wait(plan.id, adopted, plan.cgroup)).code == 8
+    await handler.delete(plan.id, plan.cgroup)
+    assert place.found() == []
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.002, 0.004, 0.006, 0.008])
+async def test_a_cancelled_create_is_undone(place: Place, delay: float) -> None:
+    handler = next_daemon(place)
+    plan = place.plan("sleep", "100")
+    making = asyncio.ensure_future(create(handler, plan))
+    await asyncio.sleep(delay)
+    making.cancel()
+    await asyncio.gather(making, return_exceptions=True)
+    await handler.delete(plan.id, plan.cgroup)
+    assert place.found() == []
+
+
+@pytest.mark.parametrize("victim", ["conmon", "crun"])
+async def test_a_killed_helper_fails_the_create(place: Place, victim: str) -> None:
+    """The error comes at once, and the undo leaves nothing."""
+    from ropewalk.linux import process
+
+    handler = next_daemon(place)
+    plan = place.plan("sleep", "100")
+    making = asyncio.ensure_future(create(handler, plan))
+    directory = os.path.join(place.state, "containers", plan.id).encode()
+    while not making.done():
+        await asyncio.sleep(0)
+        for pid in process.find(directory):
+            argv = process.command_line(pid)
+            if argv and os.path.basename(argv[0]) == victim.encode():
+                os.kill(pid, signal.SIGKILL)
+    assert making.exception() is not None, "it came to its end before it was found"
+    await handler.delete(plan.id, plan.cgroup)
+    assert place.found() == []

@@ -1,0 +1,55 @@
+"""A bundle's files, without mounts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ropewalk.errors import NotFound
+from ropewalk.linux import mount
+from ropewalk.runtimes.drivers import bundle
+from ropewalk.runtimes.handler import Task
+
+
+def test_what_undo_needs_is_read_back(tmp_path: Path) -> None:
+    own = bundle.Bundle(str(tmp_path / "c1"))
+    assert own.read_record() == bundle.Record()
+    assert own.read_task() is None
+    with pytest.raises(NotFound, match="c1"):
+        own.read_config()
+    own.make(bundle.Record(cgroup="/a/b", log_path="/l"))
+    own.make(bundle.Record(cgroup="/a/b", log_path="/l"))
+    own.write_task(Task(pid=1, pid_start=2, monitor_pid=3, monitor_start=4))
+    own.write(b'{"ociVersion":"1.0.0"}')
+    again = bundle.Bundle(str(tmp_path / "c1"))
+    assert again.read_record() == bundle.Record(cgroup="/a/b", log_path="/l")
+    assert again.read_task() == Task(pid=1, pid_start=2, monitor_pid=3, monitor_start=4)
+    assert again.read_config() == {"ociVersion": "1.0.0"}
+
+
+def test_the_runtimes_error_is_read_from_its_log(tmp_path: Path) -> None:
+    own = bundle.Bundle(str(tmp_path))
+    assert own.read_error() == ""
+    Path(own.log).write_text('{"level":"error","msg":"no"}\n')
+    assert own.read_error() == "no"
+
+
+@pytest.mark.parametrize(
+    ("shared", "expected"),
+    [
+        ({"/": True}, True),
+        ({"/": False}, False),
+        ({"/": True, "/run": False}, False),
+        ({"/": False, "/run": True}, True),
+    ],
+)
+def test_propagation_is_that_of_the_mount_above(
+    monkeypatch: pytest.MonkeyPatch, shared: dict[str, bool], expected: bool
+) -> None:
+    lines = [
+        mount.parse_line(f"{20 + n} 1 0:{n} / {target} rw {'shared:1 ' if is_shared else ''}- tmpfs tmpfs rw")
+        for n, (target, is_shared) in enumerate(shared.items())
+    ]
+    monkeypatch.setattr(mount, "mounts", lambda: lines)
+    assert bundle.is_propagating("/run/ropewalk/containers") is expected

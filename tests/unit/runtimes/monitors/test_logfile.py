@@ -1,0 +1,95 @@
+"""A log file is made safely, and changed under its writer."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from ropewalk.errors import Invalid, Kind, RopewalkError, WrongState
+from ropewalk.runtimes.monitors import logfile
+
+
+def test_it_is_made_with_its_directory_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / "pod" / "0.log"
+    logfile.prepare(str(path))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    path.write_text("line\n")
+    logfile.prepare(str(path))
+    assert path.read_text() == "line\n"
+
+
+def test_links_fifos_and_directories_are_refused(tmp_path: Path) -> None:
+    os.symlink("/dev/null", tmp_path / "link")
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "directory").mkdir()
+    for name in ("link", "fifo", "directory"):
+        with pytest.raises(Invalid, match=name):
+            logfile.prepare(str(tmp_path / name))
+    with pytest.raises(Invalid, match="colon"):
+        logfile.prepare(str(tmp_path / "a:b"))
+
+
+class Conmon:
+    """What conmon does with its control fifo: truncates PATH.tmp, renames it to PATH, writes there."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "0.log"
+        self.control = directory / "ctl"
+        os.mkfifo(self.control)
+        self.reader = os.open(self.control, os.O_RDWR | os.O_NONBLOCK)
+        self.log = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+
+    def obey(self) -> None:
+        assert os.read(self.reader, 200) == b"2 0 0\n"
+        os.close(self.log)
+        self.log = os.open(f"{self.path}.tmp", os.O_WRONLY | os.O_TRUNC | os.O_CREAT, 0o600)
+        os.rename(f"{self.path}.tmp", self.path)
+
+    def close(self) -> None:
+        os.close(self.reader)
+        os.close(self.log)
+
+
+async def test_it_returns_when_the_new_file_is_there(tmp_path: Path) -> None:
+    conmon = Conmon(tmp_path)
+    asyncio.get_running_loop().add_reader(conmon.reader, conmon.obey)
+    os.rename(conmon.path, tmp_path / "0.log.1")
+    await logfile.reopen(str(conmon.path), writer=os.getpid(), control=str(conmon.control))
+    assert os.path.samestat(os.fstat(conmon.log), os.stat(conmon.path))
+    assert stat.S_IMODE(conmon.path.stat().st_mode) == 0o640
+    assert not (tmp_path / "0.log.tmp").exists()
+    os.write(conmon.log, b"kept\n")
+    await logfile.reopen(str(conmon.path), writer=os.getpid(), control=str(conmon.control))  # it is that file already
+    assert conmon.path.read_text() == "kept\n"
+    asyncio.get_running_loop().remove_reader(conmon.reader)
+    conmon.close()
+
+
+async def test_a_planted_temporary_link_is_not_followed(tmp_path: Path) -> None:
+    conmon = Conmon(tmp_path)
+    victim = tmp_path / "victim"
+    victim.write_text("untouched")
+    os.symlink(victim, f"{conmon.path}.tmp")
+    os.unlink(conmon.path)
+    asyncio.get_running_loop().add_reader(conmon.reader, conmon.obey)
+    await logfile.reopen(str(conmon.path), writer=os.getpid(), control=str(conmon.control))
+    assert victim.read_text() == "untouched"
+    asyncio.get_running_loop().remove_reader(conmon.reader)
+    conmon.close()
+
+
+async def test_without_an_answer_no_file_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    conmon = Conmon(tmp_path)
+    os.unlink(conmon.path)
+    monkeypatch.setattr(logfile, "REOPEN_SECONDS", 0.01)
+    with pytest.raises(RopewalkError) as caught:
+        await logfile.reopen(str(conmon.path), writer=os.getpid(), control=str(conmon.control))
+    assert caught.value.kind is Kind.TIMEOUT
+    conmon.close()
+    with pytest.raises(WrongState):
+        await logfile.reopen(str(conmon.path), writer=os.getpid(), control=str(conmon.control))
+    assert sorted(os.listdir(tmp_path)) == ["ctl"]
