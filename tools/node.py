@@ -57,7 +57,7 @@ class Node:
             assert served is not None
             (hosts / name).mkdir(parents=True)
             (hosts / name / "hosts.toml").write_text(f'[host."{served.url}"]\ncapabilities = ["pull", "resolve"]\n')
-        self.config_file.write_text(f'[images]\nhosts = ["{hosts}"]\n[network]\nmode = "bridge"\n{config}')
+        self.config_file.write_text(f'[images]\nregistry_hosts = ["{hosts}"]\n[network]\nmode = "bridge"\n{config}')
 
     # The process.
 
