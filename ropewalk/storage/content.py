@@ -71,7 +71,7 @@ class Content:
         self._offload = offload
         self._writing = asyncio.Lock()
         self._index = b""
-        for name in ("blobs", *(f"blobs/{algorithm}" for algorithm in _ALGORITHMS), "ingest"):
+        for name in ("", "blobs", *(f"blobs/{algorithm}" for algorithm in _ALGORITHMS), "ingest"):
             os.makedirs(f"{directory}/{name}", mode=blobs.DIRECTORY_MODE, exist_ok=True)
         self._trash = trash.Trash(f"{directory}/trash", offload)
         if not os.path.exists(f"{directory}/oci-layout"):
@@ -92,6 +92,10 @@ class Content:
 
     async def close(self) -> None:
         await self._trash.close()
+
+    async def emptied(self) -> None:
+        """Wait until the bytes of all that was removed are free."""
+        await self._trash.emptied()
 
     def path(self, digest: str) -> str:
         """Where the blob is, or would be. Raises Invalid for what is no digest."""

@@ -11,12 +11,14 @@ import errno
 import os
 import stat
 import time
+from collections.abc import Iterator
 
 from ropewalk.linux import libc
 from ropewalk.storage import blobs
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _UNTOUCHED = (0o40755, 0, 0)  # mode, uid, gid of a root directory that the unpacker left as it was made
+_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 _BLOCK = 512  # stat(2): unit of st_blocks
 
 
@@ -45,18 +47,29 @@ class _Tally:
 
     def enter(self, directory: int) -> list[str]:
         below = []
-        with os.scandir(directory) as entries:
-            for entry in entries:
-                try:
-                    status = entry.stat(follow_symlinks=False)
-                except FileNotFoundError:  # removed meanwhile
-                    continue
-                self.add(status)
-                if stat.S_ISDIR(status.st_mode):
-                    below.append(entry.name)
+        for entry in _entries(directory):
+            try:
+                status = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:  # removed meanwhile
+                continue
+            self.add(status)
+            if stat.S_ISDIR(status.st_mode):
+                below.append(entry.name)
         if (self._entries and self.inodes > self._entries) or (self._deadline and time.monotonic() > self._deadline):
             raise OverBudget
         return below
+
+
+def _entries(directory: int) -> Iterator[os.DirEntry[str]]:
+    """Nothing where no descriptor is left for scandir's own copy."""
+    try:
+        entries = os.scandir(directory)
+    except OSError as error:
+        if error.errno in _NO_DESCRIPTOR:
+            return
+        raise
+    with entries:
+        yield from entries
 
 
 def measure(root: str, *, budget: float = 0.0, entries: int = 0) -> tuple[int, int]:
@@ -99,7 +112,7 @@ def open_child(name: str, parent: int | None) -> int:
     try:
         return os.open(name, DIRECTORY, dir_fd=parent)
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EMFILE, errno.ENFILE):
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, *_NO_DESCRIPTOR):
             return -1
         raise
 

@@ -82,6 +82,10 @@ class DirectorySnapshotter(Snapshotter):
     async def close(self) -> None:
         await self._trash.close()
 
+    async def emptied(self) -> None:
+        """Wait until the bytes of all that was removed are free."""
+        await self._trash.emptied()
+
     async def prepare(self, key: str, parent: str = "") -> list[Mount]:
         return await self._begin(key, parent, SnapshotKind.ACTIVE)
 
