@@ -70,19 +70,30 @@ class CgroupsV1(cgroup.Cgroups):
             cgroup.write(os.path.join(directory, "cgroup.procs"), str(pid))
 
     def stats(self, path: str) -> cgroup.CgroupStats | None:
-        below = cgroup.relative(path)
-        memory = os.path.join(self._hierarchies.get("memory", "/nonexistent"), below)
-        detail = cgroup.read(f"{memory}/memory.stat")
-        cpu = cgroup.read(os.path.join(self._hierarchies.get("cpuacct", "/nonexistent"), below, "cpuacct.usage"))
+        detail = self._read(path, "memory", "memory.stat")
+        cpu = self._read(path, "cpuacct", "cpuacct.usage")
         if not detail and not cpu:
             return None
-        usage = cgroup.number(cgroup.read(f"{memory}/memory.usage_in_bytes"))
-        pids = cgroup.read(os.path.join(self._hierarchies.get("pids", "/nonexistent"), below, "pids.current"))
-        return build_stats(cpu=cgroup.number(cpu), usage=usage, detail=detail, pids=cgroup.number(pids))
+        return build_stats(
+            cpu=cgroup.number(cpu),
+            usage=cgroup.number(self._read(path, "memory", "memory.usage_in_bytes")),
+            detail=detail,
+            pids=cgroup.number(self._read(path, "pids", "pids.current")),
+        )
+
+    def _read(self, path: str, controller: str, file: str) -> bytes:
+        """b"" if the file, the cgroup or the controller is absent."""
+        root = self._hierarchies.get(controller)
+        return cgroup.read(f"{root}/{cgroup.relative(path)}/{file}") if root else b""
 
     def oom_kills(self, path: str) -> int | None:
-        control = cgroup.read(os.path.join(self.directory(path, "memory"), "memory.oom_control"))
-        return cgroup.field(control, b"oom_kill")
+        """v1 counts a kill only where the process was, so those below are added."""
+        counts = [
+            cgroup.field(cgroup.read(f"{below}/memory.oom_control"), b"oom_kill")
+            for below in cgroup.walk(self.directory(path, "memory"))
+        ]
+        known = [count for count in counts if count is not None]
+        return sum(known) if known else None
 
     def update(self, path: str, resources: pod.LinuxContainerResources) -> None:
         if resources.unified:

@@ -163,4 +163,4 @@ def command(*, background: bool) -> list[str]:
 
 def environment() -> dict[str, str]:
     """The parent's import path, and nothing else of its environment."""
-    return {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "LC_ALL": "C.UTF-8"}
+    return {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path), "LC_ALL": "C.UTF-8"}

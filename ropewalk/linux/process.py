@@ -67,7 +67,7 @@ def find(argument: bytes) -> list[int]:
 
 
 def command_line(pid: int) -> list[bytes]:
-    """argv; empty for kernel threads, zombies and what is gone."""
+    """argv; empty for kernel threads, zombies, what is gone, and for an instant after exec."""
     content = _read(f"/proc/{pid}/cmdline")
     return content.removesuffix(b"\0").split(b"\0") if content else []
 

@@ -27,8 +27,13 @@ POSIX_SPAWN_SETSIGDEF = 0x04  # spawn.h
 POSIX_SPAWN_SETSIGMASK = 0x08
 POSIX_SPAWN_SETSID = 0x80
 
+UNKNOWN = 255  # the code of a child that somebody else reaped
+
 _OBJECT = 512  # posix_spawnattr_t has 336 bytes in glibc, the file actions 80
 _PIPE = 65536  # one read
+
+
+_add_close_from = getattr(libc.libc, "posix_spawn_file_actions_addclosefrom_np", None)
 
 
 class Process:
@@ -44,12 +49,16 @@ class Process:
         self._loop.add_reader(self._pidfd, self._reap)
 
     def _reap(self) -> None:
-        result = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
-        if result is None:
-            return
+        try:
+            result = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
+        except ChildProcessError:  # started with SIGCHLD ignored: the kernel reaps, and nobody learns the code
+            self.code = UNKNOWN
+        else:
+            if result is None:
+                return
+            self.code = result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
-        self.code = result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(self.code)
@@ -187,8 +196,8 @@ def _duplicate_above(fd: int, lowest: int) -> int:
 
 def _close_from(actions: ctypes.Array[ctypes.c_char], lowest: int) -> None:
     """glibc 2.34 closes in the child. Elsewhere what is open now is named; later ones are close-on-exec (PEP 446)."""
-    if hasattr(libc.libc, "posix_spawn_file_actions_addclosefrom_np"):
-        _checked(libc.libc.posix_spawn_file_actions_addclosefrom_np(actions, lowest))
+    if _add_close_from is not None:
+        _checked(_add_close_from(actions, lowest))
         return
     for name in os.listdir("/proc/self/fd"):
         if int(name) >= lowest and not _closes_on_exec(int(name)):

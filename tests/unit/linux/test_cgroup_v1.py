@@ -104,6 +104,9 @@ def test_a_cgroup_that_is_gone_has_no_statistics(tree: Tree) -> None:
 def test_the_oom_counter(tree: Tree) -> None:
     tree.put("memory", "memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n")
     assert tree.cgroups.oom_kills("/pod") == 3
+    (tree.root / "memory/pod/below").mkdir()
+    tree.put("memory", "below/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n")
+    assert tree.cgroups.oom_kills("/pod") == 4
 
 
 def test_processes_of_all_hierarchies_and_below(tree: Tree) -> None:

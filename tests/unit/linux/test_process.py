@@ -43,6 +43,8 @@ def test_a_pid_with_another_start_time_is_not_opened() -> None:
 async def test_a_process_is_found_by_an_exact_argument_waited_for_and_signalled() -> None:
     mark = f"ropewalk-{uuid.uuid4()}"
     child = spawn.spawn(["sh", "-c", "while :; do sleep 60; done", mark])
+    while not process.command_line(child.pid):  # exec lets go of the parent before it fills this in
+        await asyncio.sleep(0)
     assert process.find(mark.encode()) == [child.pid]
     assert process.find(mark[:-1].encode()) == []
     assert child.pid in process.children(os.getpid())

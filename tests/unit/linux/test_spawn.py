@@ -48,7 +48,12 @@ async def test_what_cannot_start_names_the_program_or_the_directory() -> None:
         spawn.spawn(["true", "a\0b"])
 
 
-async def test_the_child_has_the_descriptors_it_was_given_and_no_others() -> None:
+@pytest.mark.parametrize("old_libc", [False, True])
+async def test_the_child_has_the_descriptors_it_was_given_and_no_others(
+    old_libc: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if old_libc:  # glibc before 2.34, musl
+        monkeypatch.setattr(spawn, "_add_close_from", None)
     leak = os.open("/dev/null", os.O_RDONLY)
     os.set_inheritable(leak, True)
     first, second = (os.memfd_create(name) for name in ("first", "second"))
@@ -112,6 +117,14 @@ async def test_no_zombie_stays_even_if_nobody_waits() -> None:
             await asyncio.sleep(0.001)
     assert child.code == 0
     assert await child.wait() == 0
+
+
+async def test_a_child_that_the_kernel_reaps_ends_too() -> None:
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        assert await spawn.spawn(["true"]).wait() == spawn.UNKNOWN
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 async def test_run_collects_both_streams_and_feeds_input_of_any_size() -> None:
