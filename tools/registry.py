@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from tools import debian
+from tools import debian, tokens
 
 ADDRESS = "127.0.0.1"
 # The common log format: host, identity, user, time, request line, status, bytes, ...
@@ -58,7 +58,8 @@ class Registry:
     """`seed`: start with a copy of this storage; `storage`: use this directory itself; neither: start empty.
 
     `tls`: HTTPS with a certificate of a private authority, `authority` is its certificate's path.
-    `user`: (name, password) that every request must carry (basic authentication).
+    `user`: (name, password) that every request must carry (basic authentication); with `bearer`, that only who asks
+    for a token must carry, as on public registries. `bearer` without a user: anonymous tokens.
     """
 
     def __init__(
@@ -69,11 +70,13 @@ class Registry:
         storage: Path | None = None,
         tls: bool = False,
         user: tuple[str, str] | None = None,
+        bearer: bool = False,
     ) -> None:
         self.program, self.seed, self.tls, self.user = program, seed, tls, user
         self.directory = Path(tempfile.mkdtemp(prefix="ropewalk-registry-", dir="/var/tmp"))
         self.storage = storage or self.directory / "storage"
         self.authority = self.directory / "authority.crt"
+        self.tokens = tokens.TokenServer(self.directory, user) if bearer else None
         self.port = 0
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -124,6 +127,8 @@ class Registry:
             self._process.kill()
             self._process.wait()
             self._process = None
+        if self.tokens is not None:
+            self.tokens.close()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _configuration(self) -> dict[str, Any]:
@@ -136,7 +141,9 @@ class Registry:
             "storage": {"filesystem": {"rootdirectory": str(self.storage)}, "delete": {"enabled": True}},
             "http": http,
         }
-        if self.user is not None:
+        if self.tokens is not None:
+            configuration["auth"] = self.tokens.configuration()
+        elif self.user is not None:
             passwords = self.directory / "htpasswd"
             passwords.write_text(debian.run("htpasswd", "-nbB", "-C", "4", *self.user))
             configuration["auth"] = {"htpasswd": {"realm": "ropewalk", "path": str(passwords)}}
