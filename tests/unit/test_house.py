@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +165,23 @@ def test_the_lock_pins_everything_by_hash(repository: Path, project: dict[str, A
     names = {re.split(r"[<>=~;\[ ]", requirement)[0].lower().replace("_", "-") for requirement in wanted}
     assert {name.replace(".", "-") for name in names} <= {name.replace(".", "-") for name in pinned}
     assert "://" not in text
+
+
+def test_a_wheel_carries_generated_code_and_types(repository: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    skip = shutil.ignore_patterns("*_pb2*", "__pycache__")
+    for name in ("ropewalk", "proto"):
+        shutil.copytree(repository / name, source / name, ignore=skip)
+    for name in ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE"):
+        shutil.copy(repository / name, source)
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    done = subprocess.run(build, cwd=source, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    code = {f"ropewalk/wire/pb/{name}_pb2.{end}" for name in ("cri", "admin") for end in ("py", "pyi")}
+    assert code | {"ropewalk/py.typed", "ropewalk/__main__.py"} <= set(names)
+    assert wheel.name.startswith(f"ropewalk-{VERSION}-")
 
 
 # Our proto and the published one: the same names and numbers.
