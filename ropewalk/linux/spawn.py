@@ -27,7 +27,7 @@ POSIX_SPAWN_SETSIGDEF = 0x04  # spawn.h
 POSIX_SPAWN_SETSIGMASK = 0x08
 POSIX_SPAWN_SETSID = 0x80
 
-UNKNOWN = 255  # the code of a child that somebody else reaped
+UNKNOWN = 255  # the code of a child that the kernel reaped, because we were started with SIGCHLD ignored
 
 _OBJECT = 512  # posix_spawnattr_t has 336 bytes in glibc, the file actions 80
 _PIPE = 65536  # one read
@@ -43,15 +43,19 @@ class Process:
         self.pid = pid
         self.argv = list(argv)
         self.code: int | None = None
-        self._pidfd = os.pidfd_open(pid)
         self._loop = asyncio.get_running_loop()
         self._waiters: list[asyncio.Future[int]] = []
-        self._loop.add_reader(self._pidfd, self._reap)
+        try:
+            self._pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            self.code = UNKNOWN
+        else:
+            self._loop.add_reader(self._pidfd, self._reap)
 
     def _reap(self) -> None:
         try:
             result = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
-        except ChildProcessError:  # started with SIGCHLD ignored: the kernel reaps, and nobody learns the code
+        except ChildProcessError:
             self.code = UNKNOWN
         else:
             if result is None:

@@ -42,7 +42,8 @@ def test_a_pid_with_another_start_time_is_not_opened() -> None:
 
 async def test_a_process_is_found_by_an_exact_argument_waited_for_and_signalled() -> None:
     mark = f"ropewalk-{uuid.uuid4()}"
-    child = spawn.spawn(["sh", "-c", "while :; do sleep 60; done", mark])
+    gate_read, gate_write = os.pipe()
+    child = spawn.spawn(["sh", "-c", "read forever", mark], stdin=gate_read)
     while not process.command_line(child.pid):  # exec lets go of the parent before it fills this in
         await asyncio.sleep(0)
     assert process.find(mark.encode()) == [child.pid]
@@ -62,7 +63,8 @@ async def test_a_process_is_found_by_an_exact_argument_waited_for_and_signalled(
         assert await child.wait() == -signal.SIGKILL
         assert not process.send_signal(fd, signal.SIGKILL)
     finally:
-        os.close(fd)
+        for each in (fd, gate_read, gate_write):
+            os.close(each)
     assert process.find(mark.encode()) == []
 
 
