@@ -115,7 +115,7 @@ def test_unified() -> None:
     ],
 )  # fmt: skip
 def test_bad_resources_are_refused(limits: Resources) -> None:
-    with pytest.raises(errors.Invalid, match="linux.resources"):
+    with pytest.raises(errors.Invalid, match=r"linux\.resources"):
         resources.build(limits, V2)
 
 
@@ -211,7 +211,8 @@ def test_the_handlers_allow_list_opens_keys_but_never_the_dangerous_ones() -> No
     )
     found = runtime_annotations.of_container(samples.pod_spec(), spec, sandbox_id="s", allow=["*"])
     ours = {key: value for key, value in found.items() if key.startswith("io.kubernetes.cri.")}
-    assert {key: value for key, value in found.items() if key not in ours} == {
+    theirs = {key: value for key, value in found.items() if key not in ours}
+    assert theirs == {
         "run.oci.handler": "krun",
         "krun.cpus": "2",
     }
