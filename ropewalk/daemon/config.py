@@ -1,0 +1,132 @@
+"""The daemon's configuration: the parts' Config structs put together, and where their values come from.
+
+Later wins: defaults, /etc/ropewalk/config.toml, /etc/ropewalk/conf.d/*.toml by name, ROPEWALK_<SECTION>_<KEY> of the
+environment, the command line. A key that nothing reads is a warning with the nearest one; a value of the wrong type
+is an error naming file, key and value.
+"""
+
+from __future__ import annotations
+
+import glob
+import importlib
+import os
+import pkgutil
+import tomllib
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+from msgspec import Meta, Struct
+
+from ropewalk.daemon import logs, settings
+from ropewalk.errors import Invalid
+from ropewalk.images import pull
+from ropewalk.network import network
+from ropewalk.runtimes import handlers
+
+FILE = "/etc/ropewalk/config.toml"
+ROOT = "/var/lib/ropewalk"
+STATE = "/run/ropewalk"
+PREFIX = "ROPEWALK"
+CLIENTS = ("ROPEWALK_ADDRESS",)  # where the command finds a daemon; a daemon is told its socket by file or flag
+
+
+def _runtimes() -> type[Struct]:
+    """One section per handler file: a runtime is one file (runtimes/handlers/<name>.py)."""
+    fields: list[tuple[str, Any, Any]] = []
+    for found in pkgutil.iter_modules(handlers.__path__):
+        module = importlib.import_module(f"{handlers.__name__}.{found.name}")
+        fields.append((found.name, module.Config, module.Config()))
+    return msgspec.defstruct("Runtimes", fields, frozen=True, module=__name__)
+
+
+class Config(Struct, frozen=True):
+    root: Annotated[str, Meta(description="Directory of images, layers and records.")] = ROOT
+    state: Annotated[str, Meta(description="Directory of what lives as long as the node runs; on a tmpfs.")] = STATE
+    address: Annotated[
+        str, Meta(description="Unix socket that the CRI is served on; empty: ropewalk.sock in the state directory.")
+    ] = ""
+    default_runtime: Annotated[str, Meta(description="Handler of pods that name no RuntimeClass.")] = "crun"
+    snapshotter: Annotated[str, Meta(description='How layers become root file systems: "overlay" or "native".')] = (
+        "overlay"
+    )
+    log: logs.Config = logs.Config()
+    network: network.Config = network.Config()
+    images: pull.Config = pull.Config()
+    runtimes: _runtimes() = msgspec.field(default_factory=lambda: _runtimes()())  # type: ignore[valid-type]
+
+    @property
+    def socket(self) -> str:
+        return self.address.removeprefix("unix://") or os.path.join(self.state, "ropewalk.sock")
+
+
+class Loaded(NamedTuple):
+    """The configuration, the warnings that were found on the way, and the files that were read."""
+
+    config: Config
+    warnings: list[str]
+    files: list[str]
+
+
+def load(file: str = "", overrides: settings.Document | None = None, environ: Mapping[str, str] = os.environ) -> Loaded:
+    """Read everything. `file`: instead of /etc/ropewalk/config.toml (its conf.d is beside it); it must exist if given.
+    `overrides`: what the command line sets."""
+    documents: list[settings.Document] = []
+    warnings: list[str] = []
+    files = _files(file)
+    for path in files:
+        document = read(path)
+        settings.parse(document, Config, path)
+        warnings += [f"{path}: {warning}" for warning in settings.unknown(document, Config)]
+        documents.append(document)
+    documents.append(settings.environment(environ, Config, PREFIX))
+    warnings += _unknown_variables(environ)
+    documents.append(overrides or {})
+    config = settings.parse(settings.merge(documents), Config, "configuration")
+    return Loaded(_checked(config), warnings, files)
+
+
+def _files(file: str) -> list[str]:
+    main = file or FILE
+    fragments = sorted(glob.glob(os.path.join(os.path.dirname(os.path.abspath(main)), "conf.d", "*.toml")))
+    return [main, *fragments] if file or os.path.exists(main) else fragments
+
+
+def read(path: str) -> settings.Document:
+    """One TOML document. Raises Invalid naming the file and the place."""
+    try:
+        with open(path, "rb") as opened:
+            return tomllib.load(opened)
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Invalid(f"cannot read {path}: {error}") from error
+
+
+def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    known = {settings.variable(key, PREFIX) for key in settings.keys(Config)} | set(CLIENTS)
+    strange = [name for name in environ if name.startswith(f"{PREFIX}_") and name not in known]
+    return [f"environment: {settings.nearest(name, known)}" for name in sorted(strange)]
+
+
+def _checked(config: Config) -> Config:
+    """What no single part can check. Raises Invalid naming key and value."""
+    for name in ("root", "state"):
+        if not os.path.isabs(getattr(config, name)):
+            raise Invalid(f"{name} = {getattr(config, name)!r} is not an absolute path")
+    known = config.runtimes.__struct_fields__
+    if config.default_runtime not in known:
+        raise Invalid(f"default_runtime = {config.default_runtime!r}: this build has {', '.join(known)}")
+    return config
+
+
+def assignments(texts: Sequence[str]) -> settings.Document:
+    """What `--set section.key=value` says. Raises Invalid for a key that does not exist."""
+    known = {key.name: key for key in settings.keys(Config)}
+    documents = []
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator:
+            raise Invalid(f"--set {text!r} is not key=value")
+        if name not in known:
+            raise Invalid(f"--set {settings.nearest(name, set(known))}")
+        documents.append(settings.assignment(known[name], value, f"--set {name}"))
+    return settings.merge(documents)

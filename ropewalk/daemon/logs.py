@@ -1,0 +1,78 @@
+"""The daemon's log: one JSON object (or one line of text) per event, on stderr, with the operation it belongs to."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from typing import Annotated, Any, Literal, TextIO
+
+import msgspec
+from msgspec import Meta, Struct
+
+from ropewalk.wire import operation
+
+
+class Config(Struct, frozen=True):
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Meta(description="Least severe events that are written; debug has every call that kubelet polls with."),
+    ] = "info"
+    format: Annotated[
+        Literal["auto", "json", "text"],
+        Meta(description="One JSON object per line, or text for people; auto: text on a terminal."),
+    ] = "auto"
+
+
+_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+
+
+def _extra(record: logging.LogRecord) -> dict[str, Any]:
+    """What the event said beside its text."""
+    return {name: value for name, value in record.__dict__.items() if name not in _STANDARD}
+
+
+def _time(record: logging.LogRecord) -> str:
+    """RFC 3339 in UTC, to the millisecond."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
+
+
+class Json(logging.Formatter):
+    """{"time", "level", "logger", "msg", "op", ...facts, "trace"}."""
+
+    _encode = staticmethod(msgspec.json.Encoder(enc_hook=str).encode)
+
+    def format(self, record: logging.LogRecord) -> str:
+        event: dict[str, Any] = {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "logger": record.name.removeprefix("ropewalk."),
+            "msg": record.getMessage(),
+        }
+        if current := operation.current():
+            event["op"] = current
+        event |= _extra(record)
+        if record.exc_info:
+            event["trace"] = self.formatException(record.exc_info)
+        return self._encode(event).decode()
+
+
+class Text(logging.Formatter):
+    """time level logger message key=value ..."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        facts = {"op": operation.current()} | _extra(record)
+        said = " ".join(f"{name}={value}" for name, value in facts.items() if value != "")
+        line = f"{_time(record)} {record.levelname[0]} {record.name.removeprefix('ropewalk.')}: {record.getMessage()}"
+        trace = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
+        return f"{line} {said}".rstrip() + trace
+
+
+def setup(config: Config, stream: TextIO | None = None) -> None:
+    """Send every event of this process to `stream` (stderr)."""
+    stream = stream if stream is not None else sys.stderr
+    as_text = config.format == "text" or (config.format == "auto" and stream.isatty())
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(Text() if as_text else Json())
+    logging.basicConfig(level=config.level.upper(), handlers=[handler], force=True)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)

@@ -1,0 +1,88 @@
+"""Facts of this node that decide how containers are made, read once at the start."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from ropewalk.linux import caps
+from ropewalk.linux.cgroup import Cgroups
+from ropewalk.runtimes.handler import Capabilities
+from ropewalk.runtimes.oci.facts import NodeFacts
+
+_APPARMOR = "/sys/module/apparmor/parameters/enabled"
+_PROFILES = "/sys/kernel/security/apparmor/profiles"  # name (mode), one a line; root only
+_SELINUX = "/sys/fs/selinux/enforce"  # there only while SELinux is on
+_HUGEPAGES = "/sys/kernel/mm/hugepages"  # hugepages-2048kB, ...
+_UNITS = ((1 << 20, "GB"), (1 << 10, "MB"), (1, "KB"))  # of KiB: the kernel's file says kB, cgroup files say MB
+
+
+def read_facts(cgroups: Cgroups, capabilities: Capabilities) -> NodeFacts:
+    """`capabilities`: what the default handler can do."""
+    names = os.uname()
+    profiles = _profiles() if _read(_APPARMOR).startswith("Y") else None
+    return NodeFacts(
+        capabilities=caps.bounding(),
+        cgroup_version=cgroups.version,
+        architecture=names.machine,
+        kernel=_release(names.release),
+        hostname=names.nodename,
+        can_lower_oom="CAP_SYS_RESOURCE" in caps.effective(),
+        oom_score_adj=int(_read("/proc/self/oom_score_adj") or 0),
+        hugepage_sizes=_hugepages() if "hugetlb" in cgroups.controllers() else frozenset(),
+        swap=_accounts_swap(cgroups),
+        recursive_read_only=capabilities.recursive_read_only,
+        user_namespaces=capabilities.user_namespaces,
+        apparmor=profiles is not None,
+        apparmor_profiles=profiles or frozenset(),
+        selinux=os.path.exists(_SELINUX),
+    )
+
+
+def _read(path: str) -> str:
+    """The file's text; "" where this kernel has none, or keeps it from us."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def _release(text: str) -> tuple[int, int]:
+    """ "6.1.0-18-amd64" is (6, 1)."""
+    found = re.match(r"(\d+)\.(\d+)", text)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def _profiles() -> frozenset[str]:
+    return frozenset(line.rpartition(" (")[0] for line in _read(_PROFILES).splitlines())
+
+
+def _hugepages() -> frozenset[str]:
+    names = os.listdir(_HUGEPAGES) if os.path.isdir(_HUGEPAGES) else []
+    return frozenset(page_size(int(found[1])) for name in names if (found := re.fullmatch(r"hugepages-(\d+)kB", name)))
+
+
+def page_size(kibibytes: int) -> str:
+    """As the hugetlb controller's files are called: 2048 is "2MB"."""
+    size, unit = next((size, unit) for size, unit in _UNITS if kibibytes >= size)
+    return f"{kibibytes // size}{unit}"
+
+
+def _accounts_swap(cgroups: Cgroups) -> bool:
+    """Whether swap can be limited. v2 has the file below the root only, wherever the kernel has swap at all."""
+    if cgroups.version == 2:
+        return os.path.exists("/proc/swaps")
+    return any(os.path.exists(f"{path}/memory.memsw.limit_in_bytes") for path in cgroups.directories("/"))
+
+
+def instance(root: str, default: str) -> tuple[str, str]:
+    """The name that begins every kernel name of the daemon on `root`, and its tag of four hex digits: two daemons on
+    one machine never meet. The one on the default root is "ropewalk", "0000"."""
+    import hashlib  # OpenSSL's library, which nothing else here needs
+
+    real = os.path.realpath(root)
+    if real == default:
+        return "ropewalk", "0000"
+    tag = hashlib.sha256(real.encode()).hexdigest()[:4]
+    return f"ropewalk-{tag}", tag

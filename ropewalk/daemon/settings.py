@@ -1,0 +1,173 @@
+"""Settings as structs: what a tree of Config structs says about files, environment and documentation.
+
+A key is declared once: name, type, default, and its help as `Annotated[..., Meta(description=...)]`. From that come
+the check of a TOML document, the environment variable, and the commented default file.
+"""
+
+from __future__ import annotations
+
+import re
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from ropewalk.errors import Invalid
+
+T = TypeVar("T", bound=Struct)
+Document = dict[str, Any]
+
+
+class Key(NamedTuple):
+    """One setting: its path ("network", "mtu"), type, default and help."""
+
+    path: tuple[str, ...]
+    type: Any
+    default: Any
+    help: str
+
+    @property
+    def name(self) -> str:
+        return ".".join(self.path)
+
+
+def keys(struct: type[Struct], path: tuple[str, ...] = ()) -> Iterator[Key]:
+    """Every setting below `struct`, those of a section before its subsections."""
+    sections: list[tuple[str, type[Struct]]] = []
+    for field in msgspec.structs.fields(struct):
+        kind, help = _bare(field.type)
+        if is_section(kind):
+            sections.append((field.encode_name, kind))
+            continue
+        default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+        yield Key((*path, field.encode_name), kind, default, help)
+    for name, section in sections:
+        yield from keys(section, (*path, name))
+
+
+def is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Struct)
+
+
+def _bare(kind: Any) -> tuple[Any, str]:
+    """Without `Annotated`, and the description that stood in it."""
+    if typing.get_origin(kind) is typing.Annotated:
+        bare, *notes = typing.get_args(kind)
+        help = next((n.description for n in notes if isinstance(n, msgspec.Meta) and n.description), "")
+        return bare, help
+    return kind, ""
+
+
+def parse(document: Document, struct: type[T], source: str) -> T:
+    """The settings of `document`. Raises Invalid naming `source`, the key and its value."""
+    try:
+        return msgspec.convert(document, struct)
+    except msgspec.ValidationError as error:
+        problem, _, place = str(error).partition(" - at `$")
+        path = place.rstrip("`").lstrip(".")
+        value = _at(document, path)
+        raise Invalid(f"{source}: {path or 'the document'} = {value!r}: {problem}") from None
+
+
+def _at(document: Any, path: str) -> Any:
+    """The value at msgspec's path ("network.servers[2]"), as far as it goes."""
+    for name in re.findall(r"[^.\[\]]+", path):
+        if isinstance(document, dict) and name in document:
+            document = document[name]
+        elif isinstance(document, list) and name.isdigit() and int(name) < len(document):
+            document = document[int(name)]
+    return document
+
+
+def unknown(document: Document, struct: type[Struct]) -> list[str]:
+    """A warning for each key that nothing reads, with the nearest that exists."""
+    known = {key.name for key in keys(struct)}
+    return [nearest(name, known) for name in _names(document, struct)]
+
+
+def _names(document: Document, struct: type[Struct], prefix: str = "") -> Iterator[str]:
+    fields = {field.encode_name: _bare(field.type)[0] for field in msgspec.structs.fields(struct)}
+    for name, value in document.items():
+        if name not in fields:
+            yield prefix + name
+        elif is_section(fields[name]) and isinstance(value, dict):
+            yield from _names(value, fields[name], f"{prefix}{name}.")
+
+
+def nearest(name: str, known: set[str]) -> str:
+    """That nothing is called `name`, and what may have been meant."""
+    import difflib  # only the misspelt pay for it
+
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"unknown key {name}" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def merge(documents: list[Document]) -> Document:
+    """Later documents override earlier ones, key by key."""
+    merged: Document = {}
+    for document in documents:
+        for name, value in document.items():
+            both = isinstance(value, dict) and isinstance(merged.get(name), dict)
+            merged[name] = merge([merged[name], value]) if both else value
+    return merged
+
+
+def variable(key: Key, prefix: str) -> str:
+    """The environment variable of a key: ROPEWALK_NETWORK_MTU."""
+    return "_".join((prefix, *key.path)).upper()
+
+
+def environment(environ: Mapping[str, str], struct: type[Struct], prefix: str) -> Document:
+    """The settings that the environment gives. A list is separated by commas."""
+    documents = [
+        assignment(key, environ[name], name) for key in keys(struct) if (name := variable(key, prefix)) in environ
+    ]
+    return merge(documents)
+
+
+def assignment(key: Key, text: str, source: str) -> Document:
+    """The document that sets one key to what `text` says. Raises Invalid naming `source`."""
+    given: Any = text.split(",") if typing.get_origin(key.type) is list else text
+    try:
+        value = msgspec.convert(given, key.type, strict=False)
+    except msgspec.ValidationError as error:
+        raise Invalid(f"{source} = {text!r}: {error}") from None
+    for name in reversed(key.path):
+        value = {name: value}
+    return typing.cast(Document, value)
+
+
+def render(config: Struct, *, commented: bool) -> str:
+    """`config` as TOML. `commented`: each key with its help, and itself a comment, as a file to edit."""
+    lines: list[str] = []
+    section: tuple[str, ...] = ()
+    for key in keys(type(config)):
+        if key.path[:-1] != section:
+            section = key.path[:-1]
+            lines += ["", f"[{'.'.join(section)}]"]
+        value: Any = config
+        for name in key.path:
+            value = getattr(value, name)
+        if commented:
+            lines += ["", *(f"# {line}" for line in _wrapped(key.help))]
+        lines.append(f"{'# ' if commented else ''}{key.path[-1]} = {toml(value)}")
+    return "\n".join(lines).strip("\n") + "\n"
+
+
+def _wrapped(text: str) -> list[str]:
+    import textwrap  # `config default` only
+
+    return textwrap.wrap(text, 100)
+
+
+def toml(value: Any) -> str:
+    """One value in TOML 1.0. A string is written as JSON writes it, which TOML reads alike."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{toml(k)} = {toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    if isinstance(value, Struct):
+        return toml(msgspec.to_builtins(value))
+    return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")

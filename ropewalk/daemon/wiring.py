@@ -1,0 +1,245 @@
+"""From a configuration to the objects of one daemon, and the order in which they start and end.
+
+Every row is in memory when `Daemon` is made; `start` makes it ready to answer, `work` goes on beside the answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+from google.protobuf.descriptor import ServiceDescriptor
+
+from ropewalk.admin.service import AdminService
+from ropewalk.cri.image_service import ImageService
+from ropewalk.cri.runtime_service import RuntimeService
+from ropewalk.cri.status import NodeStatus
+from ropewalk.daemon import node
+from ropewalk.daemon.config import ROOT, Config
+from ropewalk.errors import Invalid, RopewalkError
+from ropewalk.images.pull import Puller
+from ropewalk.images.store import Images
+from ropewalk.images.workers import Workers
+from ropewalk.linux import cgroup, process
+from ropewalk.linux.offload import Offload
+from ropewalk.network.network import Network
+from ropewalk.pods.containers import Containers
+from ropewalk.pods.queues import Queues
+from ropewalk.pods.records import Container, Pod
+from ropewalk.pods.recovery import Recovery
+from ropewalk.pods.sandboxes import Sandboxes
+from ropewalk.pods.stats import Stats
+from ropewalk.runtimes import handler
+from ropewalk.runtimes.health import Health
+from ropewalk.state.database import Database
+from ropewalk.state.store import Table
+from ropewalk.storage import usage
+from ropewalk.storage.content import Content
+from ropewalk.storage.leases import Leases
+from ropewalk.storage.snapshotters.directories import DirectorySnapshotter
+from ropewalk.wire.pb import admin_pb2, cri_pb2
+
+ROOT_MODE, STATE_MODE = 0o700, 0o711
+FLUSH = 5.0  # seconds between attempts to write what a full disk kept in memory
+CHECKPOINT_BYTES = 4 << 20  # a write-ahead log larger than this is folded into the database
+COLLECT_DELAY = 0.5  # seconds from a removal to the collection, so that one serves many
+RESTART = 5.0  # seconds until background work that failed is started again
+
+log = logging.getLogger(__name__)
+
+Work = Callable[[], Awaitable[None]]
+
+
+class Daemon:
+    """Everything of one daemon. Raises RopewalkError if this configuration cannot run here."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        make_directories(config)
+        self.instance, tag = node.instance(config.root, ROOT)
+        self.database = Database(f"{config.root}/state.db")
+        self.cgroups = cgroup.detect()
+        self.handlers = build_handlers(config, handler.Node(config.state, self.cgroups))
+        self.health = Health(self.handlers)
+        self.network = Network(config.network, instance=self.instance, tag=tag)
+        self._build_storage()
+        self._build_pods()
+        self._removed = asyncio.Event()
+        self.images.watch(lambda old, new: self._removed.set() if new is None else None)
+        self.containers.containers.watch(lambda old, new: self._removed.set() if new is None else None)
+
+    def _build_storage(self) -> None:
+        config = self.config
+        self.offload = Offload()
+        self.counting = Offload(2, background=True)
+        self.content = Content(f"{config.root}/content", self.offload)
+        self.snapshotter = build_snapshotter(config, self.database, self.offload)
+        self.leases = Leases(self.database)
+        self.images = Images(self.database, pinned=config.images.pinned)
+        self.workers = Workers(config.images.pull_workers)
+        self.puller = Puller(config.images, self.images, self.content, self.snapshotter, self.leases, self.workers)
+        self.counter = usage.Counter([self.snapshotter], self.counting)
+
+    def _build_pods(self) -> None:
+        config, boot_id = self.config, process.boot_id()
+        facts = node.read_facts(self.cgroups, self.handlers[""].capabilities)
+        queues = Queues()
+        pods = Table(self.database, "pods", Pod, noun="pod sandbox")
+        containers = Table(self.database, "containers", Container, noun="container")
+        self.containers = Containers(
+            containers,
+            pods,
+            queues,
+            self.images,
+            self.snapshotter,
+            self.handlers,
+            self.offload,
+            node=facts,
+            state=config.state,
+            boot_id=boot_id,
+        )
+        names: dict[str, Any] = {"instance": self.instance, "state": config.state, "boot_id": boot_id}
+        self.sandboxes = Sandboxes(
+            pods, self.containers, queues, self.network, self.cgroups, self.handlers, node=facts, **names
+        )
+        self.recovery = Recovery(
+            self.sandboxes,
+            self.containers,
+            queues,
+            self.network,
+            self.snapshotter,
+            self.cgroups,
+            self.handlers,
+            **names,
+        )
+        self.stats = Stats(pods, containers, self.cgroups, self.network, self.snapshotter, mountpoint=config.root)
+
+    def services(self) -> list[tuple[ServiceDescriptor, object]]:
+        """What is served on the socket."""
+        shown = msgspec.to_builtins(self.config) | {"rootDir": self.config.root, "stateDir": self.config.state}
+        status = NodeStatus(self.handlers, self.health, self.network, self.cgroups, config=shown)
+        runtime = RuntimeService(self.sandboxes, self.containers, self.stats, self.handlers, self.network, status)
+        images = ImageService(
+            self.images,
+            self.puller,
+            lambda: usage.total(self.content, [self.snapshotter]),
+            mountpoint=self.config.root,
+        )
+        admin = AdminService(self.puller, self.handlers, self.health)
+        cri = cri_pb2.DESCRIPTOR.services_by_name
+        return [
+            (cri["RuntimeService"], runtime),
+            (cri["ImageService"], images),
+            (admin_pb2.DESCRIPTOR.services_by_name["Admin"], admin),
+        ]
+
+    async def start(self) -> None:
+        """Before the socket is bound: what any call relies on."""
+        self.recovery.prepare()
+        await self.snapshotter.start()
+        await self.content.start()
+        await self.network.start()
+
+    async def work(self) -> None:
+        """While the socket answers: probes, recovery, then upkeep. Ends when cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(lasting("probes", self.health.run))
+            group.create_task(lasting("recovery", self._recover))
+            group.create_task(lasting("disk usage", self.counter.run))
+            group.create_task(lasting("collection", self._collect))
+            group.create_task(lasting("state", self._keep_state))
+
+    async def _recover(self) -> None:
+        await self.recovery.run()
+        left = await self.puller.sweep()
+        if left:
+            log.info("removed what cancelled pulls left", extra={"found": left})
+        await self.recovery.retry()
+
+    async def _collect(self) -> None:
+        """Free what no image, container or pull needs, after each removal."""
+        while True:
+            await self._removed.wait()
+            await asyncio.sleep(COLLECT_DELAY)
+            self._removed.clear()
+            freed = await self.puller.collect([c.snapshot for c in self.containers.containers])
+            if freed.blobs or freed.snapshots:
+                log.info("collected", extra={"blobs": len(freed.blobs), "snapshots": len(freed.snapshots)})
+
+    async def _keep_state(self) -> None:
+        """Write what a full disk kept back, and fold the write-ahead log in a thread of its own."""
+        folding: threading.Thread | None = None
+        while True:
+            await asyncio.sleep(FLUSH)
+            for table in (self.sandboxes.pods, self.containers.containers, self.images.table):
+                with contextlib.suppress(RopewalkError):  # still full, and said when it was noticed
+                    table.flush()
+            if _size(f"{self.database.path}-wal") > CHECKPOINT_BYTES and not (folding and folding.is_alive()):
+                folding = threading.Thread(target=fold, args=[self.database], name="checkpoint", daemon=True)
+                folding.start()
+
+    async def close(self) -> None:
+        """Let go of everything; pods go on running."""
+        await self.containers.close()
+        await self.sandboxes.close()
+        await self.network.close()
+        self.database.close()
+
+
+def make_directories(config: Config) -> None:
+    """Both directories with their modes: what is in root is root's alone; state can be walked through by containers
+    with user namespaces."""
+    for path, mode in ((config.root, ROOT_MODE), (config.state, STATE_MODE)):
+        try:
+            os.makedirs(path, mode=0o755, exist_ok=True)
+            os.chmod(path, mode)
+        except OSError as error:
+            raise Invalid(f"cannot use the directory {path}: {error.strerror}", hint="are you root?") from error
+
+
+def build_handlers(config: Config, place: handler.Node) -> handler.Handlers:
+    """One handler per file of runtimes/handlers, with its section of the configuration."""
+    made = {}
+    for name in config.runtimes.__struct_fields__:
+        module = importlib.import_module(f"ropewalk.runtimes.handlers.{name}")
+        made[name] = module.Handler(getattr(config.runtimes, name), place)
+    return handler.Handlers(made, config.default_runtime)
+
+
+def build_snapshotter(config: Config, database: Database, offload: Offload) -> DirectorySnapshotter:
+    module = importlib.import_module(f"ropewalk.storage.snapshotters.{config.snapshotter}")
+    made: DirectorySnapshotter = module.Snapshotter(f"{config.root}/snapshots/{config.snapshotter}", database, offload)
+    return made
+
+
+async def lasting(name: str, work: Work) -> None:
+    """Background work that a defect of its own does not end: it is logged, and started again."""
+    while True:
+        try:
+            await work()
+            return
+        except Exception as error:
+            log.error("background work failed", extra={"work": name}, exc_info=error)
+        await asyncio.sleep(RESTART)
+
+
+def fold(database: Database) -> None:
+    try:
+        database.checkpoint()
+    except sqlite3.Error as error:
+        log.warning("the write-ahead log stays", extra={"error": str(error)})
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0
