@@ -44,17 +44,17 @@ async def test_a_process_is_found_by_an_exact_argument_waited_for_and_signalled(
     mark = f"ropewalk-{uuid.uuid4()}"
     gate_read, gate_write = os.pipe()
     child = spawn.spawn(["sh", "-c", "read forever", mark], stdin=gate_read)
-    while not process.command_line(child.pid):  # exec lets go of the parent before it fills this in
-        await asyncio.sleep(0)
-    assert process.find(mark.encode()) == [child.pid]
-    assert process.find(mark[:-1].encode()) == []
-    assert child.pid in process.children(os.getpid())
-    assert process.session(child.pid) == child.pid
-    start = process.start_time(child.pid)
-    assert start is not None
-    fd = process.open_pidfd(child.pid, start)
-    assert fd is not None
     try:
+        while not process.command_line(child.pid):  # exec lets go of the parent before it fills this in
+            await asyncio.sleep(0)
+        assert process.find(mark.encode()) == [child.pid]
+        assert process.find(mark[:-1].encode()) == []
+        assert child.pid in process.children(os.getpid())
+        assert process.session(child.pid) == child.pid
+        start = process.start_time(child.pid)
+        assert start is not None
+        fd = process.open_pidfd(child.pid, start)
+        assert fd is not None
         waits = [asyncio.ensure_future(process.wait_pidfd(fd)) for _ in range(3)]
         waits[0].cancel()
         await asyncio.sleep(0)
@@ -62,9 +62,11 @@ async def test_a_process_is_found_by_an_exact_argument_waited_for_and_signalled(
         await asyncio.gather(*waits[1:])
         assert await child.wait() == -signal.SIGKILL
         assert not process.send_signal(fd, signal.SIGKILL)
+        os.close(fd)
     finally:
-        for each in (fd, gate_read, gate_write):
-            os.close(each)
+        child.kill()
+        os.close(gate_read)
+        os.close(gate_write)
     assert process.find(mark.encode()) == []
 
 
