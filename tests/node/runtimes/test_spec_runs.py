@@ -194,7 +194,8 @@ def test_privileged_has_what_the_daemon_has(place: Place) -> None:
 def test_masked_and_readonly_paths(place: Place) -> None:
     script = """
         cat /proc/keys /proc/timer_list; ls -A /sys/firmware
-        echo 1 > /proc/sys/kernel/printk; echo 1 > /proc/sys/vm/swappiness; touch /sys/x /sys/fs/cgroup/x; echo done
+        echo 1 > /proc/sys/kernel/printk; echo 1 > /proc/sys/vm/swappiness; touch /sys/x
+        mkdir $(ls -d /sys/fs/cgroup/memory /sys/fs/cgroup 2>/dev/null | head -n 1)/x; echo done
     """
     asked = samples.security(masked_paths=["/proc/keys", "/proc/timer_list", "/sys/firmware"])
     text = place.shell(f"exec 2>&1; {script}", security=asked)
@@ -205,7 +206,7 @@ def test_masked_and_readonly_paths(place: Place) -> None:
 def test_devices_are_denied_unless_listed(place: Place) -> None:
     script = """
         exec 2>&1
-        mknod /tmp/kmsg c 1 11; cat < /tmp/kmsg; mknod /tmp/loop b 7 0; cat < /tmp/loop; rm /tmp/kmsg /tmp/loop
+        mknod /tmp/mem c 1 1; cat < /tmp/mem; mknod /tmp/loop b 7 0; cat < /tmp/loop; rm /tmp/mem /tmp/loop
         echo x > /dev/null && head -c 1 /dev/zero > /dev/full; head -c 0 /dev/urandom && echo fine
         head -c 1 /dev/kmsg > /dev/null && echo read; echo x > /dev/kmsg; ls /dev
     """
