@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from ropewalk.errors import Kind, RopewalkError
 
 VERSION = 1
+RESERVE = 1 << 20  # bytes kept free for a start on a full disk
+_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE)
 TABLES = ("pods", "containers", "images", "layers", "snapshots", "leases", "facts")
 
 
@@ -25,16 +27,49 @@ class Database:
     def __init__(self, path: str) -> None:
         self.path = path
         self._lock = _lock(path + ".lock")
-        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        run = self._connection.execute
-        run("PRAGMA journal_mode=WAL")
-        run("PRAGMA synchronous=NORMAL")
-        run("PRAGMA wal_autocheckpoint=0")
-        self._migrate()
+        try:
+            self._connection = self._open()
+            self._migrate()
+        except BaseException:
+            os.close(self._lock)
+            raise
+        self._reserve()
+
+    def _open(self) -> sqlite3.Connection:
+        """The log's index takes a page even to read: on a full disk the reserve makes room for it."""
+        try:
+            return self._connect()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode not in _FULL or not os.path.exists(self.path + ".reserve"):
+                raise self._failure(error) from error
+            os.unlink(self.path + ".reserve")
+            return self._connect()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute("PRAGMA wal_autocheckpoint=0")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _reserve(self) -> None:
+        """For the next start. Not there if the disk is full now."""
+        reserve = os.open(self.path + ".reserve", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(reserve, 0, RESERVE)
+        except OSError:
+            os.unlink(self.path + ".reserve")
+        finally:
+            os.close(reserve)
 
     def _migrate(self) -> None:
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         if version > VERSION:
+            self._connection.close()
             raise RopewalkError(
                 f"state file {self.path} has schema version {version}, this build knows {VERSION}",
                 hint="start the newer ropewalk once with `ropewalk serve --downgrade-state`, or move the file away",
@@ -44,7 +79,8 @@ class Database:
             self._connection.execute(
                 f"CREATE TABLE IF NOT EXISTS {table} (id TEXT PRIMARY KEY, document BLOB) WITHOUT ROWID"
             )
-        self._connection.execute(f"PRAGMA user_version={VERSION}")
+        if version != VERSION:  # a write, which must not keep a daemon from starting on a full disk
+            self._connection.execute(f"PRAGMA user_version={VERSION}")
 
     def rows(self, table: str) -> list[tuple[str, bytes]]:
         return self._connection.execute(f"SELECT id, document FROM {_known(table)}").fetchall()
@@ -65,20 +101,26 @@ class Database:
                 self._connection.execute("PRAGMA synchronous=FULL")
             yield
         except sqlite3.OperationalError as error:
-            full = error.sqlite_errorcode in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE)
-            raise RopewalkError(
-                f"cannot write state to {self.path}: {error}",
-                hint="free space on that file system" if full else "",
-                kind=Kind.EXHAUSTED if full else Kind.INTERNAL,
-            ) from error
+            raise self._failure(error) from error
         finally:
             if durable:
                 self._connection.execute("PRAGMA synchronous=NORMAL")
 
+    def _failure(self, error: sqlite3.OperationalError) -> RopewalkError:
+        full = error.sqlite_errorcode in _FULL
+        return RopewalkError(
+            f"cannot write state to {self.path}: {error}",
+            hint="free space on that file system" if full else "",
+            kind=Kind.EXHAUSTED if full else Kind.INTERNAL,
+        )
+
     def checkpoint(self) -> None:
         """Fold the log into the file. Blocks on the disk: call it from a thread of its own."""
         with contextlib.closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            try:
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            except sqlite3.OperationalError as error:
+                raise self._failure(error) from error
 
     def close(self) -> None:
         self._connection.close()

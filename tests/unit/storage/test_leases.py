@@ -24,7 +24,7 @@ def test_a_lease_holds_what_was_added(database: Database) -> None:
     held.hold("pull", digests=["b"], snapshots=["s"])
     held.hold("pull")
     (lease,) = held.live()
-    assert (lease.id, lease.digests, lease.snapshots) == ("pull", {"a", "b"}, {"s"})
+    assert (lease.id, lease.digests, lease.snapshots) == ("pull", frozenset("ab"), frozenset("s"))
 
 
 def test_a_released_lease_is_gone(database: Database) -> None:

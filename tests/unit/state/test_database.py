@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ropewalk.errors import Kind, RopewalkError
+from ropewalk.state import database
+from ropewalk.state.database import Database
+
+WRITER = """
+import sys
+from ropewalk.state.database import Database
+database = Database(sys.argv[1])
+number = 0
+while True:
+    database.put("pods", str(number % 50), str(number).encode(), durable=number % 100 == 0)
+    sys.stdout.buffer.write(b"%d\\n" % number)
+    sys.stdout.buffer.flush()
+    number += 1
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "state.db")
+
+
+def test_rows_outlive_the_connection(path: str) -> None:
+    first = Database(path)
+    first.put("pods", "a", b"1")
+    first.put("pods", "a", b"2")
+    first.put("pods", "b", b"3", durable=True)
+    first.put("images", "a", b"4")
+    first.delete("pods", "b", durable=True)
+    first.delete("pods", "absent")
+    first.close()
+    second = Database(path)
+    assert second.rows("pods") == [("a", b"2")]
+    assert second.rows("images") == [("a", b"4")]
+    assert second.rows("containers") == []
+    second.close()
+
+
+@pytest.mark.parametrize("table", ["", "sqlite_master", "pods; DROP TABLE pods"])
+def test_only_known_tables(path: str, table: str) -> None:
+    db = Database(path)
+    for attempt in (db.rows, lambda t: db.put(t, "a", b""), lambda t: db.delete(t, "a")):
+        with pytest.raises(ValueError):
+            attempt(table)
+    db.close()
+
+
+def test_a_second_daemon_on_the_same_root_refuses(path: str) -> None:
+    first = Database(path)
+    with pytest.raises(RopewalkError, match="another ropewalk daemon") as caught:
+        Database(path)
+    assert caught.value.kind is Kind.STATE
+    first.put("pods", "a", b"1")
+    first.close()
+    Database(path).close()
+
+
+def test_a_schema_that_is_too_new_is_refused(path: str) -> None:
+    Database(path).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute(f"PRAGMA user_version={database.VERSION + 1}")
+    connection.close()
+    with pytest.raises(RopewalkError, match="schema version 2, this build knows 1") as caught:
+        Database(path)
+    assert caught.value.kind is Kind.UNSUPPORTED
+
+
+def test_a_refused_file_can_be_opened_once_it_is_right_again(path: str) -> None:
+    """The lock of a refused opening must not stay with the process."""
+    Database(path).close()
+    for version in (database.VERSION + 1, database.VERSION):
+        connection = sqlite3.connect(path)
+        connection.execute(f"PRAGMA user_version={version}")
+        connection.close()
+        if version > database.VERSION:
+            with pytest.raises(RopewalkError, match="schema"):
+                Database(path)
+    Database(path).close()
+
+
+def test_a_checkpoint_folds_the_log(path: str) -> None:
+    db = Database(path)
+    for number in range(100):
+        db.put("pods", str(number), b"x" * 1000)
+    assert os.path.getsize(path + "-wal") > 100_000
+    db.checkpoint()
+    assert os.path.getsize(path + "-wal") == 0
+    db.put("pods", "after", b"x")
+    assert len(db.rows("pods")) == 101
+    db.close()
+
+
+def test_every_acknowledged_row_survives_a_kill(path: str) -> None:
+    """The writer says each number after its put; whoever kills it at any moment finds that number or a later one."""
+    acknowledged = -1
+    for said in (1, 700, 1500):
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE)
+        assert writer.stdout is not None
+        lines = [writer.stdout.readline() for _ in range(said)]
+        writer.send_signal(signal.SIGKILL)
+        lines += writer.stdout.read().splitlines()
+        writer.wait()
+        writer.stdout.close()
+        acknowledged = len(lines) - 1
+        db = Database(path)
+        rows = dict(db.rows("pods"))
+        assert max(int(value) for value in rows.values()) >= acknowledged
+        for number in range(max(0, acknowledged - 49), acknowledged + 1):
+            assert int(rows[str(number % 50)]) >= number
+        db.close()
+        with sqlite3.connect(path) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            connection.execute("DELETE FROM pods")
+        connection.close()
