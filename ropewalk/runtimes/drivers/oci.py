@@ -71,7 +71,7 @@ class Driver(handler.Handler):
             steps.checkpoint("bundle:mounted")
             if plan.log_path:
                 logfile.prepare(plan.log_path)
-            own.write(encode(plan.spec, own.rootfs))
+            own.write(encode(self.adapt(plan.spec), own.rootfs))
             steps.checkpoint("bundle:written")
             launch = monitor.Launch(
                 id=plan.id,
@@ -89,7 +89,15 @@ class Driver(handler.Handler):
                 raise command.failure(plan.id, "create", own.read_error() or first_line(str(error))) from None
             steps.checkpoint("monitor:created")
             own.write_task(task)
+            self.created(plan)
         return task
+
+    def adapt(self, spec: dict[str, Any]) -> dict[str, Any]:
+        """What this runtime is given for `spec`; a handler may add what only its runtime understands."""
+        return spec
+
+    def created(self, plan: ContainerPlan) -> None:
+        """The runtime has made a container of it; a handler may learn from that."""
 
     async def create_init(self, pod_id: str, spec: dict[str, Any], cgroup: str) -> Task:
         own = self._bundle(pod_id)
@@ -225,9 +233,13 @@ class Driver(handler.Handler):
                 os.unlink(os.path.join(directory, name))
             os.rmdir(directory)
 
+    def _states(self) -> list[str]:
+        """Ids that the runtime has state of; names with a dot are its own (crun's .cache)."""
+        return [name for name in os.listdir(self.root) if not name.startswith(".")]
+
     async def sweep(self, owned: set[str]) -> list[str]:
         """`owned`: ids of containers, and of pods that have an init. Run when no create is under way."""
-        found = sorted({*os.listdir(self.containers), *os.listdir(self.root), *self.monitor.exited()} - owned)
+        found = sorted({*os.listdir(self.containers), *self._states(), *self.monitor.exited()} - owned)
         for id in found:
             await self.delete(id, "")
         for name in os.listdir(self.sockets):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
 from ropewalk.runtimes import probes
-from ropewalk.runtimes.drivers import oci
-from ropewalk.runtimes.handler import Capabilities, Node, Probe
+from ropewalk.runtimes.drivers import filters, oci
+from ropewalk.runtimes.handler import Capabilities, ContainerPlan, Node, Probe
 
 
 class Config(Struct, frozen=True):
@@ -25,6 +26,16 @@ class Handler(oci.Driver):
 
     def __init__(self, config: Config, node: Node) -> None:
         super().__init__(config.path, config.monitor, node, catatonit=config.init)
+        self.filters = filters.Filters()
+
+    def adapt(self, spec: dict[str, Any]) -> dict[str, Any]:
+        return self.filters.attach(spec)
+
+    def created(self, plan: ContainerPlan) -> None:
+        self.filters.learn(plan.spec, os.path.join(self.root, plan.id, "seccomp.bpf"))
+
+    def spec(self, id: str) -> dict[str, Any]:
+        return filters.detach(super().spec(id))
 
     async def probe(self) -> Probe:
         return await probes.run_oci(self, packages="crun conmon catatonit")

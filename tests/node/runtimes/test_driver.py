@@ -106,3 +106,23 @@ async def test_a_full_disk_is_said(place: Place) -> None:
     await handler.delete(plan.id, plan.cgroup)
     mount.umount_all(handler.containers)
     assert place.found() == []
+
+
+async def test_a_ready_made_seccomp_filter_is_the_same_filter(place: Place) -> None:
+    """The first container has it compiled, the second is given it: the same program, refusing the same, in exec too."""
+    handler = crun.Handler(crun.Config(), place.node)
+    rule = {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38}
+    linux = {"seccomp": {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}}
+    programs, refusals = [], []
+    for _ in range(2):
+        box = await run(handler, place.plan("sleep", "100", linux=linux))
+        programs.append(Path(handler.root, box.id, "seccomp.bpf").read_bytes())
+        assert "Seccomp:\t2\n" in Path(f"/proc/{box.task.pid}/status").read_text()
+        refusals.append((await box.exec("busybox", "mkdir", "/tmp/x")).stderr)
+        config = json.loads(Path(place.state, "containers", box.id, "config.json").read_text())
+        assert ("run.oci.seccomp_bpf_data" in config.get("annotations", {})) is (len(programs) == 2)
+        assert "run.oci.seccomp_bpf_data" not in handler.spec(box.id).get("annotations", {})
+        await box.delete()
+    assert programs[0] == programs[1]
+    assert refusals[0] == refusals[1]
+    assert b"Function not implemented" in refusals[0]
