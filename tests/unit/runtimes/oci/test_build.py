@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from ropewalk import errors
@@ -84,6 +85,13 @@ CASES: dict[str, build.Inputs] = {
     "readonly": samples.with_security(readonly_rootfs=True),
     "tty": samples.inputs(container=samples.container_spec(tty=True, stdin=True, args=["-l"], command=["bash"])),
     "seccomp-default": samples.with_security(seccomp=pod.SecurityProfile()),
+    "seccomp-localhost": msgspec.structs.replace(
+        samples.with_security(seccomp=pod.SecurityProfile(pod.ProfileType.LOCALHOST, "/profiles/p.json")),
+        seccomp_profile=b'{"defaultAction": "SCMP_ACT_LOG", "architectures": ["SCMP_ARCH_X86_64"]}',
+    ),
+    "cgroup-v1": samples.replace_node(
+        samples.with_security(run_as_username="app"), cgroup_version=1, can_lower_oom=False, oom_score_adj=5
+    ),
     "devices": samples.inputs(devices=[FUSE]),
 }
 
