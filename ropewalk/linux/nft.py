@@ -8,6 +8,7 @@ would first read every set and rule of the node.
 from __future__ import annotations
 
 import ctypes
+import errno
 import struct
 
 from msgspec import Struct
@@ -124,7 +125,9 @@ def has_table(sock: netlink.Socket, name: str) -> bool:
     request = netlink.message(_GET_TABLE, _GENERIC.pack(INET, 0, 0) + netlink.text(_TABLE_NAME, name))
     try:
         return bool(sock.get(request))
-    except FileNotFoundError:
+    except netlink.NetlinkError as error:
+        if error.errno != errno.ENOENT:
+            raise
         return False
 
 

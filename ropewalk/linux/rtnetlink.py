@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from ropewalk.linux import netlink
 
-_NEWLINK, _DELLINK, _GETLINK = 16, 17, 18  # RTM_*
+_NEWLINK, _DELLINK, _GETLINK, _SETLINK = 16, 17, 18, 19  # RTM_*
 _NEWADDR, _GETADDR = 20, 22
 _NEWROUTE, _GETROUTE = 24, 26
 _GETSTATS = 94
@@ -87,10 +87,10 @@ def _family(address: Address | Interface | Net) -> int:
 
 
 def new_bridge(name: str, *, mac: bytes, mtu: int) -> bytes:
-    """A bridge that keeps its own hardware address whatever its ports are, and is up. EEXIST if there is one."""
+    """A bridge, down, that keeps its hardware address whatever its ports are. EEXIST if there is one."""
     return netlink.message(
         _NEWLINK,
-        _LINK.pack(0, 0, 0, UP, UP)
+        _LINK.pack(0, 0, 0, 0, 0)
         + netlink.text(_IFLA_IFNAME, name)
         + netlink.attribute(_IFLA_ADDRESS, mac)
         + netlink.u32(_IFLA_MTU, mtu)
@@ -135,7 +135,7 @@ def port_up(name: str) -> bytes:
 def hairpin(index: int) -> bytes:
     """Let a bridge send a frame back through the port that it came from."""
     return netlink.message(
-        _NEWLINK,
+        _SETLINK,
         _LINK.pack(socket.AF_BRIDGE, 0, index, 0, 0) + netlink.nested(_IFLA_PROTINFO, netlink.u8(_BRPORT_MODE, 1)),
     )
 

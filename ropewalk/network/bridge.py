@@ -61,11 +61,14 @@ def ensure(sock: netlink.Socket, name: str, *, mtu: int, gateways: Sequence[rtne
     mac = ipam.hardware_address(gateways[0].ip)
     rtnetlink.change(sock, [rtnetlink.new_bridge(name, mac=mac, mtu=mtu)], ignore=errno.EEXIST)
     index = socket.if_nametoindex(name)
-    sock.apply([rtnetlink.set_link(index, mtu=mtu)])
     # In here alone 127.0.0.0/8 may leave by a link; firewall.py's guard keeps it from coming in (CVE-2020-8558).
     write_sysctl(f"ipv4/conf/{name}/route_localnet", "1")
     if os.path.isdir(f"{_SYSCTL}/ipv6"):
         write_sysctl(f"ipv6/conf/{name}/accept_ra", "0")
+        # With duplicate detection the link-local address, which asks for pods' hardware addresses, would be unusable
+        # for a second after the first pod's arrival.
+        write_sysctl(f"ipv6/conf/{name}/accept_dad", "0")
+    sock.apply([rtnetlink.set_link(index, mtu=mtu)])
     add_gateways(sock, index, gateways)
     return index
 
@@ -141,6 +144,8 @@ async def delete(names: Sequence[str]) -> None:
     """Delete links; absent ones are fine. 20 ms each in the kernel and longer where something holds one, hence a
     thread of its own (daemonic: one that is stuck does not hold up the exit)."""
 
+    if not names:
+        return
     loop = asyncio.get_running_loop()
     done: asyncio.Future[Exception | None] = loop.create_future()
 

@@ -80,10 +80,13 @@ class Namespaces:
             self._free.append(path)
 
     def discard(self) -> None:
-        """Remove the ready ones that no pod has taken."""
+        """Remove the ready ones that no pod has taken; nothing stays open of the others."""
         for path in self._free:
             self.remove(path)
         self._free.clear()
+        for sock in self._sockets.values():
+            sock.close()
+        self._sockets.clear()
 
     def sweep(self, owned: Collection[str]) -> list[str]:
         """Remove the pins of this instance that are neither in `owned` nor ready; their paths."""
@@ -103,12 +106,11 @@ class Namespaces:
         os.makedirs(self._directory, mode=0o755, exist_ok=True)
         namespaces.make(["net"], {"net": path}, sysctls=sysctls(ipv6=self.ipv6))
         try:
-            sock = namespaces.inside({"net": path}, netlink.Socket)
-            sock.apply([rtnetlink.set_link(_LOOPBACK)])
+            self._sockets[path] = namespaces.inside({"net": path}, netlink.Socket)
+            self._sockets[path].apply([rtnetlink.set_link(_LOOPBACK)])
         except BaseException:
-            namespaces.unpin(path)
+            self.remove(path)
             raise
-        self._sockets[path] = sock
 
 
 def sysctls(*, ipv6: bool) -> dict[str, str]:

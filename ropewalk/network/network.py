@@ -34,6 +34,7 @@ _WATCH_OTHERS = 60.0  # and at other people's rules; a network that could not be
 _GONE_AFTER = 0.05  # seconds after which a destroyed link is usually gone
 _STUCK_AFTER = 2.0  # after which it is deleted explicitly: something still holds the namespace
 _CLOSE_LOOKS = 20  # times that a shutdown looks whether they are
+_STUCK_AFTER_CLOSE = 0.3
 _STATS_AGE = 1.0
 
 
@@ -116,10 +117,10 @@ class Network:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
         for _ in range(_CLOSE_LOOKS):
-            await self._reap_once()
             if not self._leaving:
                 break
             await asyncio.sleep(_GONE_AFTER)
+            await self._reap_once(stuck_after=_STUCK_AFTER_CLOSE)
         self._namespaces.discard()
         if not self._attached and not self._leaving and not self._given and self._index:
             await self._remove()
@@ -429,14 +430,14 @@ class Network:
                 await asyncio.sleep(_GONE_AFTER)
                 await self._reap_once()
 
-    async def _reap_once(self) -> None:
+    async def _reap_once(self, *, stuck_after: float = _STUCK_AFTER) -> None:
         now = time.monotonic()
         stuck = []
         for pod_id, leaving in list(self._leaving.items()):
             name = leaving.attachment.host_interface
             if not bridge.find(name):
                 self._release(pod_id)
-            elif now - leaving.since > _STUCK_AFTER:
+            elif now - leaving.since > stuck_after:
                 stuck.append(name)
                 leaving.since = now
         try:
