@@ -166,18 +166,20 @@ class Recovery:
             log.warning("cannot undo yet", extra={"container": id, "error": error.message})
 
     async def _sweep(self) -> None:
-        """Each mechanism lists what carries this instance's names; what no row owns is undone."""
-        pods = {pod.id for pod in self._sandboxes.pods}
-        containers = {container.id for container in self._containers.containers}
+        """Each mechanism lists what carries this instance's names; what no row owns is undone. Owners are asked for
+        anew each time, without an await before the listing: creates may be under way by now."""
         found: list[str] = []
         for handler in self._handlers.values():
-            found += await handler.sweep(pods | containers)
+            found += await handler.sweep(self._pods() | {c.id for c in self._containers.containers})
         found += await self._network.sweep()
         found += await self._sweep_snapshots({c.snapshot for c in self._containers.containers})
-        found += self._sweep_directories(pods)
-        found += await self._sweep_cgroups(pods)
+        found += self._sweep_directories(self._pods())
+        found += await self._sweep_cgroups(self._pods())
         if found:
             log.warning("undone, no record owned them", extra={"found": found})
+
+    def _pods(self) -> set[str]:
+        return {pod.id for pod in self._sandboxes.pods}
 
     async def _sweep_snapshots(self, owned: set[str]) -> list[str]:
         """Writable layers of containers; an image's own are images/pull's to sweep."""

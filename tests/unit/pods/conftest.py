@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from msgspec import Struct
 from msgspec.structs import replace
 
+from ropewalk.images.store import Image
+from ropewalk.linux.offload import Offload
 from ropewalk.pods import files, sandboxes
 from ropewalk.pods.containers import Containers
 from ropewalk.pods.queues import Queues
@@ -26,22 +27,19 @@ from ropewalk.state.database import Database
 from ropewalk.state.store import Table
 from tests.fakes.world import FakeHandler, FakeNetwork, FakeSnapshotter, World
 
-
-class FakeImage(Struct):
-    """The part of images.store.Image that pods read."""
-
-    id: str = "sha256:i"
-    tags: list[str] = ["docker.io/library/box:1"]
-    digests: list[str] = []
-    config: ImageConfig = ImageConfig(cmd=["sleep", "1"])
-    passwd: bytes = b""
-    group: bytes = b""
-    chain_id: str = "sha256:chain"
+BOX = Image(
+    id="sha256:i",
+    names={"docker.io/library/box:1": "sha256:m"},
+    documents=[],
+    layers=[],
+    size=1,
+    config=ImageConfig(cmd=["sleep", "1"]),
+)
 
 
 class FakeImages:
-    def find(self, name: str) -> FakeImage | None:
-        return FakeImage() if name in ("box", "sha256:i") else None
+    def find(self, name: str) -> Image | None:
+        return BOX if name in ("box", BOX.id) else None
 
 
 class FakeCgroups:
@@ -78,9 +76,9 @@ class Daemon:
             images,
             snapshotter,
             handlers,
-            None,
+            Offload(),
             node=NodeFacts(),
-            **place,  # type: ignore[arg-type]
+            **place,
         )
         wire: Any = network
         self.sandboxes = Sandboxes(
