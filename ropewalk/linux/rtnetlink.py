@@ -178,17 +178,17 @@ def new_default_route(index: int, gateway: Address) -> bytes:
 def links(sock: netlink.Socket) -> list[Link]:
     """Every link of the socket's namespace."""
     request = netlink.message(_GETLINK, _LINK.pack(0, 0, 0, 0, 0) + netlink.u32(_IFLA_EXT_MASK, _SKIP_STATS))
-    return [_parse_link(body) for _, body in sock.dump(request)]
+    return [parse_link(body) for _, body in sock.dump(request)]
 
 
 def link(sock: netlink.Socket, name: str) -> Link:
     """The link of that name; ENODEV if there is none."""
     skip = netlink.u32(_IFLA_EXT_MASK, _SKIP_STATS)
     request = _LINK.pack(0, 0, 0, 0, 0) + netlink.text(_IFLA_IFNAME, name) + skip
-    return _parse_link(sock.get(netlink.message(_GETLINK, request)))
+    return parse_link(sock.get(netlink.message(_GETLINK, request)))
 
 
-def _parse_link(body: bytes) -> Link:
+def parse_link(body: bytes) -> Link:
     _, _, index, flags, _ = _LINK.unpack_from(body)
     found = netlink.attributes(body, _LINK.size)
     return Link(
@@ -215,10 +215,10 @@ def addresses(sock: netlink.Socket) -> list[tuple[int, Interface]]:
 def routes(sock: netlink.Socket) -> list[Route]:
     """Every route of the socket's namespace, of all tables, those of its own addresses too."""
     request = netlink.message(_GETROUTE, _ROUTE.pack(0, 0, 0, 0, 0, 0, 0, 0, 0))
-    return [route for _, body in sock.dump(request) if (route := _parse_route(body)) is not None]
+    return [route for _, body in sock.dump(request) if (route := parse_route(body)) is not None]
 
 
-def _parse_route(body: bytes) -> Route | None:
+def parse_route(body: bytes) -> Route | None:
     family, length, _, _, table, protocol, _, kind, _ = _ROUTE.unpack_from(body)
     if family not in (socket.AF_INET, socket.AF_INET6):
         return None

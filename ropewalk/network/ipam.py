@@ -81,7 +81,7 @@ def parse_pod_cidr(cidr: str) -> tuple[Net | None, Net | None]:
     return found.get(4), found.get(6)
 
 
-def plan_subnet(tag: str, routed: Iterable[Net], *, default: bool) -> Net:
+def plan_subnet(tag: str, routed: Iterable[Net], *, default: bool) -> ipaddress.IPv4Network:
     """An IPv4 subnet that nothing on this node is routed to. `default`: this is the node's default instance, which
     takes 10.88.0.0/16 if it can. The others, and it too if that is routed, take a /20 at a place that `tag` gives, so
     that an instance tends to keep it."""
@@ -99,7 +99,7 @@ def plan_subnet(tag: str, routed: Iterable[Net], *, default: bool) -> Net:
     raise Exhausted(f"every /{SPARE_PREFIX} of {SPARE} is routed on this node already", hint="set network.subnet")
 
 
-def plan_subnet6(instance: str) -> Net:
+def plan_subnet6(instance: str) -> ipaddress.IPv6Network:
     """The instance's unique local /64 (RFC 4193), always the same."""
     digest = hashlib.sha256(f"ropewalk pods of {instance}".encode()).digest()
     return ipaddress.IPv6Network((bytes((0xFD,)) + digest[:5] + bytes(10), 64))
