@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -187,32 +188,49 @@ class Driver(handler.Handler):
     # Undoing
 
     async def delete(self, id: str, cgroup: str) -> None:
+        """The bundle goes last: as long as it is there, creators may be at work, or about to be. One whose daemon was
+        killed between its fork and its exec has nothing to be found by at first, so they are looked for until a
+        round ends without any."""
         own = self._bundle(id)
-        task = own.read_task()
         path = cgroup or own.read_record().cgroup
-        if task is None:
-            await self._end_creators(id, own.directory)
-        else:
+        task = own.read_task()
+        creating = task is None and os.path.exists(own.directory)
+        while True:
+            if creating:
+                await self._end_creators(id, own.directory)
+            with explained(id):
+                try:
+                    await self._clear(own, id, path, task)
+                except OSError as error:
+                    if error.errno != errno.ENOTEMPTY or not self._creators(own.directory):
+                        raise
+            if not creating or not self._creators(own.directory):
+                return
+
+    async def _clear(self, own: bundle.Bundle, id: str, path: str, task: Task | None) -> None:
+        """End and remove all that a create made; `path`: the cgroup, "" if there is none."""
+        if task is not None:
             send(task.pid, task.pid_start, signal.SIGKILL)
         if path:
             await self.cgroups.kill(path)
         if task is not None and task.monitor_pid:
             await end(task.monitor_pid, task.monitor_start, grace=FLUSH_SECONDS)
-        with explained(id):
-            await self._remove_state(id)
-            if path:
-                await self.cgroups.remove(path)
-            own.remove()
-            self.monitor.forget(id)
+        await self._remove_state(id)
+        if path:
+            await self.cgroups.remove(path)
+        self.monitor.forget(id)
+        own.remove()
 
-    async def _end_creators(self, id: str, directory: str) -> None:
+    def _creators(self, directory: str) -> list[int]:
         """Monitor and runtime of a create that did not come to its end, by the bundle's path in their arguments."""
         names = {os.path.basename(name).encode() for name in (self.command.path, self.monitor.path)}
-        wanted = os.fsencode(directory)
+        return [pid for pid in process.find(os.fsencode(directory)) if program_name(pid) in names]
+
+    async def _end_creators(self, id: str, directory: str) -> None:
         found: list[int] = []
         try:
             async with asyncio.timeout(CREATOR_SECONDS):
-                while found := [pid for pid in process.find(wanted) if program_name(pid) in names]:
+                while found := self._creators(directory):
                     await asyncio.gather(*(end(pid, process.start_time(pid) or 0) for pid in found))
         except TimeoutError:
             text = f"container {ids.short(id)}: processes {found}, which were creating it, do not die"
@@ -253,7 +271,7 @@ def explained(id: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (28, 122)  # ENOSPC, EDQUOT
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise RopewalkError(
             f"container {ids.short(id)}: {error}", kind=Kind.EXHAUSTED if full else Kind.INTERNAL
         ) from error
