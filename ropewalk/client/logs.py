@@ -58,6 +58,8 @@ class Splitter:
 def tail_offset(file: int, lines: int) -> int:
     """Where the last `lines` lines of a file begin."""
     end = os.fstat(file).st_size
+    if lines <= 0:
+        return end
     wanted = lines
     at = end
     while at > 0:
@@ -69,7 +71,7 @@ def tail_offset(file: int, lines: int) -> int:
             if wanted <= 0:
                 return start + cut + 1
         at = start
-    return 0 if lines else end
+    return 0
 
 
 async def read(

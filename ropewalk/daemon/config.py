@@ -13,7 +13,7 @@ import os
 import pkgutil
 import tomllib
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import msgspec
 from msgspec import Meta, Struct
@@ -40,6 +40,14 @@ def _runtimes() -> type[Struct]:
     return msgspec.defstruct("Runtimes", fields, frozen=True, module=__name__)
 
 
+if TYPE_CHECKING:
+
+    class Runtimes(Struct, frozen=True):
+        """A section per handler."""
+else:
+    Runtimes = _runtimes()
+
+
 class Config(Struct, frozen=True):
     root: Annotated[str, Meta(description="Directory of images, layers and records.")] = ROOT
     state: Annotated[str, Meta(description="Directory of what lives as long as the node runs; on a tmpfs.")] = STATE
@@ -53,7 +61,7 @@ class Config(Struct, frozen=True):
     log: logs.Config = logs.Config()
     network: network.Config = network.Config()
     images: pull.Config = pull.Config()
-    runtimes: _runtimes() = msgspec.field(default_factory=lambda: _runtimes()())  # type: ignore[valid-type]
+    runtimes: Runtimes = Runtimes()
 
     @property
     def socket(self) -> str:
@@ -79,7 +87,8 @@ def load(file: str = "", overrides: settings.Document | None = None, environ: Ma
         settings.parse(document, Config, path)
         warnings += [f"{path}: {warning}" for warning in settings.unknown(document, Config)]
         documents.append(document)
-    documents.append(settings.environment(environ, Config, PREFIX))
+    own = {name: value for name, value in environ.items() if name not in CLIENTS}
+    documents.append(settings.environment(own, Config, PREFIX))
     warnings += _unknown_variables(environ)
     documents.append(overrides or {})
     config = settings.parse(settings.merge(documents), Config, "configuration")

@@ -83,7 +83,7 @@ def _at(document: Any, path: str) -> Any:
 
 def unknown(document: Document, struct: type[Struct]) -> list[str]:
     """A warning for each key that nothing reads, with the nearest that exists."""
-    known = {key.name for key in keys(struct)}
+    known = {".".join(key.path[:depth]) for key in keys(struct) for depth in range(1, len(key.path) + 1)}
     return [nearest(name, known) for name in _names(document, struct)]
 
 

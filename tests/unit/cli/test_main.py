@@ -1,0 +1,62 @@
+"""The command group: verbs are files, help is read and not imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from ropewalk.cli import exits, main
+from ropewalk.errors import Kind, NotFound
+
+
+def test_help_lists_every_file_with_its_first_line() -> None:
+    text = CliRunner().invoke(main.ropewalk, ["--help"]).output
+    assert "serve" in text
+    assert "Run the daemon that serves the Kubernetes Container Runtime Interface" in text
+
+
+def test_every_verb_has_a_command_and_a_help_line() -> None:
+    result = CliRunner()
+    for verb in main.ropewalk.list_commands(main.ropewalk.make_context("ropewalk", [], resilient_parsing=True)):
+        assert len(main.summary(verb)) > 10, verb
+        assert result.invoke(main.ropewalk, [verb, "--help"]).exit_code == 0
+
+
+def test_a_misspelt_verb_names_the_nearest() -> None:
+    result = CliRunner().invoke(main.ropewalk, ["srve"])
+    assert result.exit_code == 2
+    assert "did you mean serve?" in result.output
+
+
+def test_version() -> None:
+    assert CliRunner().invoke(main.ropewalk, ["--version"]).output.startswith("ropewalk ")
+
+
+def test_every_kind_has_an_exit_code() -> None:
+    assert set(exits.EXITS) == set(Kind)
+    assert len(set(exits.EXITS.values())) == len(exits.EXITS)
+    assert 0 not in exits.EXITS.values()
+
+
+def test_an_error_is_one_line_and_a_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise NotFound("no container 'x'", hint="look at `ropewalk ps -a`")
+
+    monkeypatch.setattr(main.ropewalk, "main", fail)
+    with pytest.raises(SystemExit) as caught:
+        main.main()
+    assert caught.value.code == 3
+    assert capsys.readouterr().err == "ropewalk: no container 'x'; look at `ropewalk ps -a`\n"
+
+
+def test_help_loads_neither_asyncio_nor_grpc() -> None:
+    script = (
+        "import sys\nfrom ropewalk.cli import main\n"
+        "try: main.ropewalk.main(['--help'])\nexcept SystemExit: pass\n"
+        "print(sorted({'asyncio', 'grpc', 'msgspec', 'logging'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -1,0 +1,48 @@
+"""Names of an instance, and facts of a node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from ropewalk.daemon import node
+from ropewalk.runtimes.handler import Capabilities
+
+
+class Cgroups:
+    version = 1
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def controllers(self) -> frozenset[str]:
+        return frozenset({"memory"})
+
+    def directories(self, path: str) -> list[str]:
+        return [f"{self.directory}{path}"]
+
+
+def test_facts_are_of_this_node(tmp_path: Path) -> None:
+    facts = node.read_facts(cast(Any, Cgroups(tmp_path)), Capabilities(recursive_read_only=True))
+    assert facts.cgroup_version == 1
+    assert facts.kernel >= (5, 0)
+    assert (facts.hugepage_sizes, facts.swap, facts.recursive_read_only) == (frozenset(), False, True)
+    (tmp_path / "memory.memsw.limit_in_bytes").touch()
+    assert node.read_facts(cast(Any, Cgroups(tmp_path)), Capabilities()).swap
+
+
+@pytest.mark.parametrize(("kibibytes", "name"), [(2048, "2MB"), (1048576, "1GB"), (64, "64KB"), (32768, "32MB")])
+def test_pages_have_the_controllers_names(kibibytes: int, name: str) -> None:
+    assert node.page_size(kibibytes) == name
+
+
+def test_two_roots_never_share_a_name(tmp_path: Path) -> None:
+    default = str(tmp_path / "default")
+    assert node.instance(default, default) == ("ropewalk", "0000")
+    one, other = (node.instance(str(tmp_path / name), default) for name in ("one", "other"))
+    assert one != other
+    assert one[0] == f"ropewalk-{one[1]}"
+    (tmp_path / "link").symlink_to(tmp_path / "one")
+    assert node.instance(str(tmp_path / "link"), default) == one
