@@ -13,6 +13,7 @@ import hashlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,6 @@ from types import TracebackType
 from typing import Self
 
 from ropewalk.client import cri
-from ropewalk.errors import RopewalkError
 from tools import images, leftovers, registry, trace, workload
 
 REGISTRIES = ("docker.io", "registry.k8s.io")
@@ -82,17 +82,19 @@ class Node:
                 env=self.environment,
                 start_new_session=True,
             )
+        while not self._listens():  # only then a client: gRPC waits a second after a refused connection
+            if self.process.poll() is not None:
+                raise RuntimeError(f"the daemon ended with {self.process.returncode}:\n{self.log()}")
+            if time.monotonic() - before > READY:
+                raise TimeoutError(f"the daemon does not listen on {self.address}:\n{self.log()}")
+            await asyncio.sleep(0.005)
         async with self.client() as client:
-            while True:
-                if self.process.poll() is not None:
-                    raise RuntimeError(f"the daemon ended with {self.process.returncode}:\n{self.log()}")
-                if os.path.exists(self.address):
-                    with contextlib.suppress(RopewalkError):
-                        await workload.ready(client, before + READY)
-                        return time.monotonic() - before
-                if time.monotonic() - before > READY:
-                    raise TimeoutError(f"the daemon does not answer on {self.address}:\n{self.log()}")
-                await asyncio.sleep(0.01)
+            await workload.ready(client, before + READY)
+        return time.monotonic() - before
+
+    def _listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(self.address) == 0
 
     def kill(self) -> None:
         """kill -9: what the daemon must survive at any moment."""
@@ -148,7 +150,7 @@ class Node:
 
     def left(self) -> list[str]:
         """What of it is on the machine, apart from its own directory."""
-        return [line for line in trace.added(set(), *self.marks) if line != f"path {self.base}"]
+        return trace.added({f"path {self.base}"}, *self.marks)
 
     async def __aenter__(self) -> Self:
         try:
