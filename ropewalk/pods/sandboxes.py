@@ -295,12 +295,14 @@ class Sandboxes:
                 os.rmdir(path)
 
     async def close(self) -> None:
-        """Stop watching; the pods go on."""
+        """Stop watching; the pods go on. Without pods nothing stays in the cgroup hierarchies."""
         watches = list(self._watches.values())
         self._watches.clear()
         for watch in watches:
             watch.cancel()
         await asyncio.gather(*watches, return_exceptions=True)
+        if not len(self.pods):
+            await self._cgroups.remove(f"/{self._instance}")
 
 
 RUN = (

@@ -49,7 +49,7 @@ SUBJECTS = (
     ("image", "image.image"),
     ("image_id", "image_ref"),
     ("namespace", "config.metadata.namespace"),
-    ("name", "config.metadata.name"),
+    ("pod_name", "config.metadata.name"),
 )
 
 
