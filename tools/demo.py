@@ -185,7 +185,7 @@ async def demonstrate(story: Story) -> None:
             await kill(story, private, server, url)
             await remove(story, private)
         except BaseException:
-            print(f"\nthe daemon's log:\n{private.log(60)}", file=sys.stderr)
+            print(f"\nthe end of the daemon's log:\n{private.log(60)}\n", file=sys.stderr)
             raise
         finally:
             await private.close()

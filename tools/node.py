@@ -31,6 +31,10 @@ READY = 30.0  # seconds from start to Ready; it takes a fraction of one
 STOP = 20.0
 
 
+class DidNotStart(Exception):
+    """With the end of the daemon's log."""
+
+
 class LeftOver(Exception):
     """The node ended and something of it was still there; it has been removed since."""
 
@@ -51,6 +55,7 @@ class Node:
         self.log_file = self.base / "daemon.log"
         self.config_file = self.base / "config.toml"
         self.process: subprocess.Popen[bytes] | None = None
+        self.has_run = False
         self.logs.mkdir()
         hosts = self.base / "certs.d"
         for name in REGISTRIES if served is not None else ():
@@ -84,12 +89,16 @@ class Node:
             )
         while not self._listens():  # only then a client: gRPC waits a second after a refused connection
             if self.process.poll() is not None:
-                raise RuntimeError(f"the daemon ended with {self.process.returncode}:\n{self.log()}")
+                raise DidNotStart(f"the daemon ended with {self.process.returncode}:\n{self.log()}")
             if time.monotonic() - before > READY:
-                raise TimeoutError(f"the daemon does not listen on {self.address}:\n{self.log()}")
+                raise DidNotStart(f"the daemon does not listen on {self.address}:\n{self.log()}")
             await asyncio.sleep(0.005)
         async with self.client() as client:
-            await workload.ready(client, before + READY)
+            try:
+                await workload.ready(client, before + READY)
+            except TimeoutError as error:
+                raise DidNotStart(f"{error}\n{self.log()}") from None
+        self.has_run = True
         return time.monotonic() - before
 
     def _listens(self) -> bool:
@@ -130,11 +139,8 @@ class Node:
     async def close(self) -> None:
         """Remove every pod, end the daemon, look for what is left. LeftOver if anything was."""
         try:
-            if self.process is None or self.process.poll() is not None:
-                await self.start()
-            async with self.client() as client:
-                await workload.remove_everything(client)
-            self.stop()
+            if self.has_run:
+                await self._empty()
         finally:
             self.kill()
             left = self.left()
@@ -142,6 +148,13 @@ class Node:
             shutil.rmtree(self.base, ignore_errors=True)
         if left or self.base.exists():
             raise LeftOver("left by the node: " + "; ".join(left or [str(self.base)]))
+
+    async def _empty(self) -> None:
+        if self.process is None or self.process.poll() is not None:
+            await self.start()
+        async with self.client() as client:
+            await workload.remove_everything(client)
+        self.stop()
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -156,9 +169,7 @@ class Node:
         try:
             await self.start()
         except BaseException:
-            self.kill()
-            leftovers.remove(self.marks)
-            shutil.rmtree(self.base, ignore_errors=True)
+            await self.close()
             raise
         return self
 
@@ -200,7 +211,11 @@ async def run(command: list[str]) -> int:
 
 
 def main() -> int:
-    return asyncio.run(run(sys.argv[1:]))
+    try:
+        return asyncio.run(run(sys.argv[1:]))
+    except DidNotStart as error:
+        print(error, file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

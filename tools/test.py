@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-from tools import images, lint
+from tools import images, lint, trace
 
 TIERS = ("unit", "contract", "node")
 LIMIT = 40 * 60  # seconds for one tier; a test's own limit is in pyproject.toml
@@ -83,8 +83,12 @@ def main() -> int:
         outcome = run_pytest(*arguments)
     else:
         outcome = Outcome(failed=1) if lint.main() else Outcome(passed=1)
+        before = trace.snapshot()
         for tier in TIERS:
             outcome += run_tier(tier)
+        if left := trace.added(before):
+            print("left on the machine:", *left, sep="\n  ", flush=True)
+            outcome += Outcome(failed=1)
     print(closing_line(outcome, time.monotonic() - start), flush=True)
     return 1 if outcome.failed or outcome.errors else 0
 
