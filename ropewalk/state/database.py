@@ -11,11 +11,13 @@ import contextlib
 import fcntl
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 
 from ropewalk.errors import Kind, RopewalkError
 
 VERSION = 1
+PATIENCE = 1.0  # seconds to wait for the lock
 RESERVE = 1 << 20  # bytes kept free for a start on a full disk
 _FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE)
 TABLES = ("pods", "containers", "images", "layers", "snapshots", "leases", "facts")
@@ -134,15 +136,22 @@ def _known(table: str) -> str:
 
 
 def _lock(path: str) -> int:
-    """flock(2): a second daemon on the same root refuses, and the lock is gone with the process."""
+    """flock(2): a second daemon on the same root refuses, and the lock is gone with the process.
+
+    Not quite: a child that a killed daemon was just starting holds it too, until its exec. So it is worth waiting."""
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(lock)
-        raise RopewalkError(
-            f"another ropewalk daemon holds {path}",
-            hint="stop it, or give this one its own --root and --state",
-            kind=Kind.STATE,
-        ) from error
-    return lock
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        except OSError as error:
+            if time.monotonic() < deadline:
+                time.sleep(0.01)
+                continue
+            os.close(lock)
+            raise RopewalkError(
+                f"another ropewalk daemon holds {path}",
+                hint="stop it, or give this one its own --root and --state",
+                kind=Kind.STATE,
+            ) from error

@@ -12,7 +12,7 @@ import fcntl
 import os
 import resource
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from ropewalk.linux import paths
@@ -33,33 +33,54 @@ class _Pair(NamedTuple):
 
 
 def copy_tree(source: str, target: str) -> None:
-    """Copy `source` as the new directory `target`, which appears only when it is whole."""
+    """Copy `source` as the new directory `target`, which appears only when it is whole. Done already is fine."""
     partial = f"{target}.partial"
     try:
-        paths.remove_tree(partial)
-        os.makedirs(f"{partial}/links")
-        os.mkdir(f"{partial}/root", 0o700)
-        links = os.open(f"{partial}/links", trees.DIRECTORY)
-        try:
-            _walk(source, f"{partial}/root", lambda s, t: _copy_entries(s, t, links), _copy_attributes)
-        finally:
-            os.close(links)
-        os.rename(f"{partial}/root", target)
+        with _alone(os.path.dirname(target)):
+            if os.path.isdir(target):
+                return
+            try:
+                paths.remove_tree(partial)
+                _copy(source, partial)
+                os.rename(f"{partial}/root", target)
+            finally:
+                paths.remove_tree(partial)
     except OSError as error:
         raise blobs.explain(error, f"cannot copy {source}") from error
+
+
+def _copy(source: str, partial: str) -> None:
+    os.makedirs(f"{partial}/links")
+    os.mkdir(f"{partial}/root", 0o700)
+    links = os.open(f"{partial}/links", trees.DIRECTORY)
+    try:
+        _walk(source, f"{partial}/root", lambda s, t: _copy_entries(s, t, links), _copy_attributes)
     finally:
-        paths.remove_tree(partial)
+        os.close(links)
 
 
 def merge_tree(differences: str, target: str) -> None:
     """Apply a layer as overlay keeps it (whiteouts: device 0:0; opaque directories) to a copy of its parent.
 
-    Files are moved, so `differences` is used up. A repeat after a kill goes on where it was."""
+    Files are moved, so `differences` is used up. A repeat after a kill goes on where it was; done already is fine."""
     try:
-        _walk(differences, target, _merge_entries, _copy_attributes)
-        paths.remove_tree(differences)
+        with _alone(os.path.dirname(target)):
+            if os.path.isdir(differences):
+                _walk(differences, target, _merge_entries, _copy_attributes)
+                paths.remove_tree(differences)
     except OSError as error:
         raise blobs.explain(error, f"cannot apply {differences}") from error
+
+
+@contextlib.contextmanager
+def _alone(directory: str) -> Iterator[None]:
+    """One at a time: a worker of a daemon that was killed goes on with its call, and the next daemon repeats it."""
+    lock = os.open(directory, trees.DIRECTORY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def _walk(source: str, target: str, visit: Callable[[int, int], list[str]], leave: Callable[[int, int], None]) -> None:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import tempfile
 
@@ -17,6 +18,8 @@ from ropewalk.storage import trees
 from ropewalk.storage.snapshotter import Mount, SnapshotKind, Usage
 from ropewalk.storage.snapshotters import directories
 from ropewalk.storage.snapshotters.directories import Snapshot
+
+log = logging.getLogger(__name__)
 
 _INDEX_PARAMETER = "/sys/module/overlay/parameters/index"
 
@@ -34,16 +37,17 @@ class Snapshotter(directories.DirectorySnapshotter):
         self._volatile: list[str] = []
 
     async def start(self) -> None:
-        problem = _probe(self._directory, [*self._options, "volatile"])
-        if problem:
-            problem = _probe(self._directory, self._options)
-        else:
-            self._volatile = ["volatile"]
-        if problem:
-            raise Unsupported(
-                f"overlayfs does not work on {self._directory}: {problem}",
-                hint='put the root on ext4, or on xfs with ftype=1, or use the snapshotter "native" (slow: it copies)',
-            )
+        try:
+            problem = _probe(self._directory, [*self._options, "volatile"])
+            if not problem:
+                self._volatile = ["volatile"]
+            elif problem := _probe(self._directory, self._options):
+                raise Unsupported(
+                    f"overlayfs does not work on {self._directory}: {problem}",
+                    hint='put the root on ext4, or on xfs with ftype=1, or use the snapshotter "native" (it copies)',
+                )
+        except OSError as error:  # a full disk: nothing can be proven, but what is there must be stopped and removed
+            log.warning("overlayfs was not tried", extra={"directory": self._directory, "error": str(error)})
         await super().start()
 
     def _own(self, snapshot: Snapshot) -> str:
@@ -89,7 +93,9 @@ class Snapshotter(directories.DirectorySnapshotter):
 
 
 def _probe(directory: str, options: list[str]) -> str:
-    """Mount an overlay and hide a file of its lower layer; "" if that works, else what was seen."""
+    """Mount an overlay and hide a directory of its lower layer; "" if that works, else what was seen.
+
+    Raises OSError if not even plain directories can be made."""
     with tempfile.TemporaryDirectory(prefix="probe-", dir=directory) as probe:
         lower, upper, work, merged = (f"{probe}/{name}" for name in ("lower", "upper", "work", "merged"))
         for path in (lower, upper, work, merged):

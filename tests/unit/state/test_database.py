@@ -56,7 +56,8 @@ def test_only_known_tables(path: str, table: str) -> None:
     db.close()
 
 
-def test_a_second_daemon_on_the_same_root_refuses(path: str) -> None:
+def test_a_second_daemon_on_the_same_root_refuses(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "PATIENCE", 0.0)
     first = Database(path)
     with pytest.raises(RopewalkError, match="another ropewalk daemon") as caught:
         Database(path)
@@ -64,6 +65,22 @@ def test_a_second_daemon_on_the_same_root_refuses(path: str) -> None:
     first.put("pods", "a", b"1")
     first.close()
     Database(path).close()
+
+
+def test_a_lock_that_a_killed_daemons_child_holds_for_a_moment(path: str) -> None:
+    """Here the child holds it for 0.1 s after its parent has let go."""
+    first = Database(path)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", "print('holding', flush=True); import time; time.sleep(0.1)"],
+        pass_fds=[first._lock],
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    first.close()
+    Database(path).close()
+    holder.wait()
+    holder.stdout.close()
 
 
 def test_a_schema_that_is_too_new_is_refused(path: str) -> None:
