@@ -14,11 +14,13 @@ import os
 import re
 from collections.abc import Collection
 
+from ropewalk.errors import RopewalkError
 from ropewalk.linux import namespaces, netlink, rtnetlink
 
 log = logging.getLogger(__name__)
 
 _QUIET = 0.1  # seconds without a pod taking one, before another is made
+_RETRY = 30.0  # seconds after a failure; a pod that needs one meanwhile tries, and says what is wrong
 _SYSCTLS = "/proc/sys/net/ipv6/conf"
 _LOOPBACK = 1  # the first link of every namespace (include/net/net_namespace.h, LOOPBACK_IFINDEX)
 
@@ -65,19 +67,20 @@ class Namespaces:
                     async with asyncio.timeout(_QUIET):
                         await self._taken.wait()
                         continue
-                self._fill_one()
+                if not self._fill_one():
+                    await asyncio.sleep(_RETRY)
             else:
                 await self._taken.wait()
 
-    def _fill_one(self) -> None:
+    def _fill_one(self) -> bool:
         path = self._new_path()
         try:
             self._make(path)
-        except OSError as error:
+        except (OSError, RopewalkError) as error:
             log.warning("cannot make a network namespace", extra={"path": path, "error": str(error)})
-            self._wanted = 0  # a pod that needs one will say what is wrong
-        else:
-            self._free.append(path)
+            return False
+        self._free.append(path)
+        return True
 
     def discard(self) -> None:
         """Remove the ready ones that no pod has taken; nothing stays open of the others."""

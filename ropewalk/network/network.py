@@ -22,7 +22,7 @@ from msgspec import Meta, Struct
 
 from ropewalk.errors import Kind, RopewalkError, Unsupported
 from ropewalk.linux import netlink, nft, rtnetlink
-from ropewalk.network import bridge, firewall, hostports, ipam, netns
+from ropewalk.network import bridge, firewall, flows, hostports, ipam, netns
 from ropewalk.network.attachment import Attachment
 from ropewalk.spec.pod import PodSpec
 
@@ -108,6 +108,8 @@ class Network:
         """Bridge, table, pool. A failure is not raised: `condition` says it, and it is tried again."""
         await self._try_set_up()
         self._tasks = [asyncio.create_task(work) for work in (self._reap(), self._watch(), self._namespaces.fill())]
+        for task in self._tasks:
+            task.add_done_callback(_report)
 
     async def close(self) -> None:
         """End the background work. Pods keep their network; without pods nothing of it stays on the node, except a
@@ -147,6 +149,8 @@ class Network:
     async def _set_up(self) -> None:
         sock = self._sock()
         ipv6 = bridge.has_ipv6() and self._config.subnet6 != ipam.NO_IPV6
+        if self._config.subnet6 not in ("", ipam.NO_IPV6) and not ipv6:
+            log.warning("pods have no IPv6: this node has none", extra={"network.subnet6": self._config.subnet6})
         self._namespaces.ipv6 = ipv6
         self._mtu = self._config.mtu or bridge.uplink_mtu(sock)
         if not self._ranges:
@@ -289,6 +293,7 @@ class Network:
             elements = hostports.entries(attachment.ports, attachment.ips)
             async with self._writing:
                 await self._nft.run(hostports.add_commands(f"inet {self._table}", elements))
+            flows.forget_passed_by(self._sock(), attachment.ports, attachment.ips)
 
     async def detach(self, pod_id: str, attachment: Attachment) -> None:
         """Undo of plan and attach, at any point of them; idempotent. On return the pod is cut off and its ports are
@@ -313,6 +318,7 @@ class Network:
             async with self._writing:
                 await self._nft.run(hostports.remove_commands(f"inet {self._table}", elements))
             self._ports.release(pod_id)
+            flows.forget_gone(attachment.ports, attachment.ips)
         except RopewalkError as error:
             self._table_is_stale = True
             log.warning("host ports are not closed yet", extra={"pod": pod_id, "error": error.message})
@@ -450,6 +456,12 @@ class Network:
         if self._socket is None:
             self._socket = netlink.Socket()
         return self._socket
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    """None of the tasks ends by itself."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("the network's background work ended", exc_info=error)
 
 
 def _unknown(mode: str) -> str:

@@ -1,0 +1,32 @@
+"""What a new namespace is told before it has an interface."""
+
+from __future__ import annotations
+
+import pytest
+
+from ropewalk.network import netns
+
+
+def test_router_advertisements_are_not_taken(tmp_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(netns, "_SYSCTLS", str(tmp_path))
+    values = netns.sysctls(ipv6=True)
+    assert values["net.ipv6.conf.default.accept_ra"] == values["net.ipv6.conf.all.accept_ra"] == "0"
+    assert not any("disable_ipv6" in name for name in values)
+
+
+def test_without_ipv6_it_is_off(tmp_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(netns, "_SYSCTLS", str(tmp_path))
+    assert set(netns.sysctls(ipv6=False)) == {"net.ipv6.conf.all.disable_ipv6", "net.ipv6.conf.default.disable_ipv6"}
+
+
+def test_a_kernel_without_ipv6_is_told_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(netns, "_SYSCTLS", "/nonexistent")
+    assert netns.sysctls(ipv6=True) == netns.sysctls(ipv6=False) == {}
+
+
+async def test_names_are_the_instances_own() -> None:
+    pool = netns.Namespaces("/run/netns", "ropewalk-", ready=0)
+    path = pool.choose()
+    assert path.startswith("/run/netns/ropewalk-")
+    assert len(path.rpartition("-")[2]) == 12
+    assert pool.choose() != path
