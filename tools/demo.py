@@ -184,7 +184,9 @@ async def demonstrate(story: Story) -> None:
                 await look(story, client, server)
             await kill(story, private, server, url)
             await remove(story, private)
-        except BaseException:
+        except node.DidNotStart:
+            raise
+        except Exception:
             print(f"\nthe end of the daemon's log:\n{private.log(60)}\n", file=sys.stderr)
             raise
         finally:
@@ -194,7 +196,11 @@ async def demonstrate(story: Story) -> None:
 def main() -> int:
     start = time.perf_counter()
     story = Story()
-    asyncio.run(demonstrate(story))  # fails if anything of the node is left
+    try:
+        asyncio.run(demonstrate(story))  # fails if anything of the node is left
+    except node.DidNotStart as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
     print()
     story.table()
     print("\nNothing is left: no mount, namespace, cgroup, link, nftables table, process or file.")
