@@ -84,8 +84,8 @@ class Cgroups(ABC):
 
     @abstractmethod
     def add(self, path: str, pid: int, *, controllers: Iterable[str] | None = None) -> None:
-        """Move a process (all threads) into an existing cgroup. v1: only of the hierarchies of `controllers`, if given;
-        each move costs, and a monitor needs few."""
+        """Move a process (all threads) into an existing cgroup. v1: only of the hierarchies of `controllers`, if given
+        (each move costs, a monitor needs few), and of those by which systemd knows whose a process is."""
 
     @abstractmethod
     def stats(self, path: str) -> CgroupStats | None:

@@ -27,6 +27,8 @@ class CgroupsV1(cgroup.Cgroups):
         self._hierarchies = dict(hierarchies)
         self._roots = list(dict.fromkeys(hierarchies.values()))  # cpu and cpuacct are often one mount
         self._unified = unified
+        named = [root for name, root in hierarchies.items() if name.startswith("name=")]
+        self._tracking = [*named, unified] if unified else named  # by these systemd knows whose a process is
 
     def problem(self) -> str:
         missing = [name for name in REQUIRED if name not in self._hierarchies]
@@ -58,7 +60,7 @@ class CgroupsV1(cgroup.Cgroups):
     def make(self, path: str) -> None:
         below = cgroup.relative(path)
         cpuset = self._hierarchies.get("cpuset")
-        for root in self._roots:
+        for root in dict.fromkeys([*self._roots, *self._tracking]):
             if root == cpuset:
                 _make_cpuset(root, below)
             else:
@@ -66,7 +68,9 @@ class CgroupsV1(cgroup.Cgroups):
 
     def add(self, path: str, pid: int, *, controllers: Iterable[str] | None = None) -> None:
         chosen = self._hierarchies if controllers is None else controllers
-        for directory in dict.fromkeys(self.directory(path, name) for name in chosen):
+        joined = [self.directory(path, name) for name in chosen]
+        joined += [os.path.join(root, cgroup.relative(path)) for root in self._tracking]
+        for directory in dict.fromkeys(joined):
             cgroup.write(os.path.join(directory, "cgroup.procs"), str(pid))
 
     def stats(self, path: str) -> cgroup.CgroupStats | None:
