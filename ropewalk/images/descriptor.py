@@ -83,10 +83,14 @@ class _Shape(Struct, frozen=True, rename="camel"):
 
     schema_version: int | None = None
     media_type: str | None = None
-    manifests: msgspec.Raw | None = None
-    config: msgspec.Raw | None = None
-    layers: msgspec.Raw | None = None
-    fs_layers: msgspec.Raw | None = None
+    manifests: msgspec.Raw = msgspec.Raw()
+    config: msgspec.Raw = msgspec.Raw()
+    layers: msgspec.Raw = msgspec.Raw()
+    fs_layers: msgspec.Raw = msgspec.Raw()
+
+
+def _is_given(value: msgspec.Raw) -> bool:
+    return bytes(value) not in (b"", b"null")
 
 
 class _RootFs(Struct, frozen=True):
@@ -145,7 +149,7 @@ def parse_document(data: bytes, content_type: str, what: str, *, expected: str =
         raise BadDocument(f"{what} is larger than {MAX_DOCUMENT} bytes")
     shape = _decode(data, _Shape, what)
     declared = content_type.partition(";")[0].strip().lower()
-    if shape.schema_version == 1 or shape.fs_layers is not None or declared.startswith(DOCKER_SCHEMA1):
+    if shape.schema_version == 1 or _is_given(shape.fs_layers) or declared.startswith(DOCKER_SCHEMA1):
         raise Unsupported(
             f"{what} is a Docker schema 1 manifest, which no current runtime reads",
             hint="pull and push the image once with a current docker, podman or skopeo",
@@ -172,7 +176,7 @@ def _agreed_type(shape: _Shape, declared: str, expected: str, what: str) -> str:
 
 
 def _index(data: bytes, shape: _Shape, what: str) -> Index:
-    if shape.config is not None or shape.layers is not None:
+    if _is_given(shape.config) or _is_given(shape.layers):
         raise BadDocument(f"{what} is an index that also has a manifest's fields (CVE-2021-41190)")
     index = _decode(data, Index, what)
     if len(index.manifests) > MAX_CHILDREN:
@@ -183,9 +187,9 @@ def _index(data: bytes, shape: _Shape, what: str) -> Index:
 
 
 def _manifest(data: bytes, shape: _Shape, what: str) -> Manifest:
-    if shape.manifests is not None:
+    if _is_given(shape.manifests):
         raise BadDocument(f"{what} is a manifest that also has an index's fields (CVE-2021-41190)")
-    if shape.config is None or shape.layers is None:
+    if not _is_given(shape.config) or not _is_given(shape.layers):
         raise BadDocument(f"{what} has no config or no layers")
     manifest = _decode(data, Manifest, what)
     if len(manifest.layers) > MAX_LAYERS:

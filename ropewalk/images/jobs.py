@@ -101,12 +101,12 @@ class Account(Struct, frozen=True, omit_defaults=True):
 
 class Unpacked(Struct, frozen=True, tag=True):
     size: int  # compressed bytes
-    implied: list[bytes] = field(default_factory=list)  # directories that no entry described
+    disk_bytes: int = 0
+    inodes: int = 0
     passwd: Account = Account()
     group: Account = Account()
+    implied: list[bytes] = field(default_factory=list)  # directories that no entry described
     notes: list[str] = field(default_factory=list)
-    inodes: int = 0
-    bytes: int = 0  # on disk
 
 
 class Inherit(Struct, frozen=True, tag=True):

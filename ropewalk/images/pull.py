@@ -258,7 +258,7 @@ class Puller:
             if at:
                 await self._join_layer(source, plans, at - 1)
                 await self._inherit(unpacked, plans[:at], key)
-            usage = Usage(bytes=unpacked.bytes, inodes=unpacked.inodes)
+            usage = Usage(bytes=unpacked.disk_bytes, inodes=unpacked.inodes)
             await self._snapshotter.commit(plan.chain_id, key, usage=usage, synced=True)
         except BaseException:
             await asyncio.shield(asyncio.ensure_future(self._snapshotter.remove(key)))
@@ -269,7 +269,7 @@ class Puller:
             id=plan.chain_id,
             diff_id=plan.diff_id,
             blobs=[plan.descriptor.digest],
-            bytes=unpacked.bytes,
+            bytes=unpacked.disk_bytes,
             inodes=unpacked.inodes,
             passwd=unpacked.passwd,
             group=unpacked.group,

@@ -166,7 +166,7 @@ class Client:
             try:
                 response = pool.request(method, url, headers=headers, body=body, preload_content=False, redirect=False)
                 with contextlib.closing(response):
-                    status, data = response.status, response.read(MAX_TOKEN + 1, decode_content=False)
+                    status, data = response.status, read(response, MAX_TOKEN)
             except _PROBLEMS as error:
                 raise Unreachable(
                     f"the token service {urlsplit(url).netloc} of {self.host.name}: {explain(error)}"
@@ -205,6 +205,14 @@ class Client:
         return Unreachable(f"{self.host.name}: {reason}")
 
 
+def read(response: Response, limit: int) -> bytes:
+    """The whole body, or its first bytes, more than `limit`. Raises urllib3's errors if it is cut."""
+    body = bytearray()
+    while len(body) <= limit and (piece := response.read(CHUNK, decode_content=False)):
+        body += piece
+    return bytes(body)
+
+
 def pause(attempt: int, retry_after: str = "") -> float:
     """Seconds to wait: what the server asks for, else an exponential back-off with jitter; never above MAX_PAUSE."""
     if retry_after.isdigit():
@@ -228,7 +236,7 @@ def explain(error: Exception) -> str:
 def _reason(response: Response) -> str:
     """The registry's own words (distribution spec, error codes), bounded and printable."""
     try:
-        body = response.read(MAX_ERROR, decode_content=False)
+        body = read(response, MAX_ERROR)
         problems = msgspec.json.decode(body, type=_Problems).errors
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, *_PROBLEMS):
         return ""

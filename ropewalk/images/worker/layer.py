@@ -59,7 +59,7 @@ def fetch_layer(job: jobs.Layer, tell: Tell) -> jobs.Unpacked:
         group=result.group,
         notes=notes + result.notes,
         inodes=result.inodes,
-        bytes=result.bytes,
+        disk_bytes=result.disk_bytes,
     )
 
 
@@ -98,7 +98,7 @@ def _source(job: jobs.Layer, notes: list[str]) -> Generator[bytes, None, None]:
 
 @contextlib.contextmanager
 def _writer(path: str) -> Iterator[Callable[[bytes], object]]:
-    """Writes to the ingest file and makes it durable; nothing for ""."""
+    """Writes to the ingest file; nothing for "". Durable by `sync` here and by the daemon's commit."""
     if not path:
         yield lambda piece: None
         return
@@ -110,7 +110,6 @@ def _writer(path: str) -> Iterator[Callable[[bytes], object]]:
                 left = left[file.write(left) :]
 
         yield write
-        os.fsync(file.fileno())
 
 
 def _unpack(job: jobs.Layer, pieces: Iterable[bytes]) -> jobs.Unpacked:
@@ -136,7 +135,7 @@ def _unpack(job: jobs.Layer, pieces: Iterable[bytes]) -> jobs.Unpacked:
         group=group,
         notes=[*unpacker.notes[: unpack.MAX_NOTES], *notes],
         inodes=unpacker.inodes,
-        bytes=unpacker.bytes,
+        disk_bytes=unpacker.bytes,
     )
 
 

@@ -58,27 +58,38 @@ class Registry:
 
     def _ask(self, capability: str, what: str, ask: Callable[[http.Client], T]) -> T:
         """The first host's answer; the last one's error."""
-        error: RopewalkError | None = None
-        able = [client for client in self._clients if capability in client.host.capabilities]
-        for client in [client for client in able if client.host.url not in self._unreachable] or able[-1:]:
+        errors: list[RopewalkError] = []
+        for client in self._able(capability):
             try:
-                return ask(client)
-            except RopewalkError as problem:
-                if error is not None:
-                    self._skip(error)
-                error = problem
-                if isinstance(problem, http.Unreachable):
+                answer = ask(client)
+            except RopewalkError as error:
+                errors.append(error)
+                if isinstance(error, http.Unreachable):
                     self._unreachable.add(client.host.url)
-        if error is None:
-            raise RopewalkError(f"no host of {self.source.registry} may {capability} {what}", kind=Kind.UNAVAILABLE)
-        for note in self.notes:
-            error.add_note(note)
-        raise error
+                continue
+            self._skip(errors)
+            return answer
+        raise self._failed(capability, what, errors)
 
-    def _skip(self, error: RopewalkError) -> None:
-        note = f"skipped a mirror: {error.message}"
-        if note not in self.notes:
-            self.notes.append(note)
+    def _able(self, capability: str) -> list[http.Client]:
+        """Whom to ask: those that may, without those known to be away unless nobody else is left."""
+        able = [client for client in self._clients if capability in client.host.capabilities]
+        return [client for client in able if client.host.url not in self._unreachable] or able[-1:]
+
+    def _failed(self, capability: str, what: str, errors: list[RopewalkError]) -> RopewalkError:
+        """The last host's error, with what was seen of the others."""
+        if not errors:
+            return RopewalkError(f"no host of {self.source.registry} may {capability} {what}", kind=Kind.UNAVAILABLE)
+        self._skip(errors[:-1])
+        for note in self.notes:
+            errors[-1].add_note(note)
+        return errors[-1]
+
+    def _skip(self, errors: list[RopewalkError]) -> None:
+        for error in errors:
+            note = f"skipped a mirror: {error.message}"
+            if note not in self.notes:
+                self.notes.append(note)
 
     def head_digest(self, target: str) -> str:
         """The digest that a tag stands for now, as the registry says; "" if it does not say."""
@@ -126,7 +137,7 @@ class Registry:
         for attempt in range(http.TRIES):
             with client.get(path, self.source.repository, headers) as response:
                 try:
-                    data = response.read(limit + 1, decode_content=False)
+                    data = http.read(response, limit)
                 except (HTTPError, OSError) as error:
                     if isinstance(error, ReadTimeoutError) or attempt == http.TRIES - 1:
                         raise client.unreachable(error) from error
@@ -140,25 +151,18 @@ class Registry:
     def read_blob(self, blob: Descriptor) -> Iterator[bytes]:
         """Exactly `blob.size` bytes in pieces; their digest is the caller's to check, who sees each piece anyway.
         A cut transfer goes on where it stopped, on the next host if need be."""
-        at = 0
-        able = [client for client in self._clients if hosts.PULL in client.host.capabilities]
-        able = [client for client in able if client.host.url not in self._unreachable] or able[-1:]
-        error: RopewalkError | None = None
-        for client in able:
+        at, errors = 0, list[RopewalkError]()
+        for client in self._able(hosts.PULL):
             try:
                 for piece in self._transfer(client, blob, at):
                     at += len(piece)
                     yield piece
-                return
-            except RopewalkError as problem:
-                if error is not None:
-                    self._skip(error)
-                error = problem
-        if error is None:
-            error = RopewalkError(f"no host of {self.source.registry} may pull {blob.digest}", kind=Kind.UNAVAILABLE)
-        for note in self.notes:
-            error.add_note(note)
-        raise error
+            except RopewalkError as error:
+                errors.append(error)
+                continue
+            self._skip(errors)
+            return
+        raise self._failed(hosts.PULL, blob.digest, errors)
 
     def _transfer(self, client: http.Client, blob: Descriptor, at: int) -> Iterator[bytes]:
         """The blob from byte `at` on, over as many connections as it takes."""

@@ -1,0 +1,524 @@
+"""The registry client against a registry that lies, breaks and redirects. Each lie has its kind of error."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ropewalk.errors import Kind, RopewalkError
+from ropewalk.images import descriptor, jobs
+from ropewalk.images.descriptor import Descriptor, Platform
+from ropewalk.images.worker import http, registry, resolve
+from ropewalk.spec.image import AuthConfig
+from tests.fakes import oci
+from tests.fakes import registry as fakes
+from tests.fakes.registry import Answer, Request
+
+LAYER = oci.layer([oci.File("data", os.urandom(700_000))], "")
+IMAGE = oci.Image([LAYER], {"User": "www-data"})
+BLOB = Descriptor(LAYER.media_type, LAYER.digest, len(LAYER.blob))
+AMD64 = Platform("linux", "amd64", "v1")
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[fakes.Registry]:
+    monkeypatch.setattr(http, "BACKOFF", 0.001)
+    with fakes.running() as registry:
+        registry.add("1", IMAGE)
+        yield registry
+
+
+def run(fake: fakes.Registry, target: str = "1", *, known: str = "", **source: object) -> jobs.Resolved:
+    return resolve.resolve(jobs.Resolve(fake.source(**source), target, AMD64, known))
+
+
+def read(fake: fakes.Registry, blob: Descriptor = BLOB, **source: object) -> bytes:
+    return b"".join(registry.Registry(fake.source(**source)).read_blob(blob))
+
+
+def refusal(call: Callable[[], object]) -> RopewalkError:
+    with pytest.raises(RopewalkError) as caught:
+        call()
+    return caught.value
+
+
+# -- the truth
+
+
+def test_a_tag_resolves_to_manifest_config_and_layers(fake: fakes.Registry) -> None:
+    resolved = run(fake)
+    assert resolved.root is not None
+    assert (resolved.root.digest, resolved.config_digest) == (IMAGE.digest, IMAGE.id)
+    assert [d.digest for d in resolved.documents] == [IMAGE.digest, IMAGE.id]
+    (layer,) = resolved.layers
+    assert (layer.descriptor.digest, layer.diff_id, layer.chain_id) == (LAYER.digest, LAYER.diff_id, LAYER.diff_id)
+    assert resolved.config is not None
+    assert resolved.config.run.user == "www-data"
+
+
+def test_chain_ids_are_those_of_the_specification(fake: fakes.Registry) -> None:
+    other = oci.layer([oci.File("b", b"b")])
+    fake.add("2", oci.Image([LAYER, other, LAYER]))
+    chains = [layer.chain_id for layer in run(fake, "2").layers]
+    second = oci.sha256(f"{LAYER.diff_id} {other.diff_id}".encode())
+    assert chains == [LAYER.diff_id, second, oci.sha256(f"{second} {LAYER.diff_id}".encode())]
+
+
+def test_an_index_leads_to_the_image_of_this_platform(fake: fakes.Registry) -> None:
+    arm = oci.Image([LAYER], platform=("linux", "arm64"))
+    fake.add("arm", arm)
+    children = [
+        arm.describe(platform={"os": "linux", "architecture": "arm64"}),
+        IMAGE.describe(platform={"os": "linux", "architecture": "amd64"}),
+    ]
+    inner = oci.index(children)
+    nested = {"mediaType": descriptor.OCI_INDEX, "digest": oci.sha256(inner), "size": len(inner)}
+    fake.add_index("inner", inner, descriptor.OCI_INDEX)
+    fake.add_index("nested", oci.index([nested]), descriptor.OCI_INDEX)
+    for tag, documents in (("inner", 3), ("nested", 4)):
+        resolved = run(fake, tag)
+        assert resolved.config_digest == IMAGE.id
+        assert len(resolved.documents) == documents
+    assert refusal(lambda: run(fake, "arm")).kind is Kind.NOT_FOUND
+
+
+def test_a_digest_is_asked_for_and_checked(fake: fakes.Registry) -> None:
+    assert run(fake, IMAGE.digest).config_digest == IMAGE.id
+    fake.manifests[oci.sha256(b"x")] = fake.manifests["1"]
+    assert refusal(lambda: run(fake, oci.sha256(b"x"))).kind is Kind.CORRUPT
+
+
+def test_what_is_known_costs_one_request(fake: fakes.Registry) -> None:
+    assert run(fake, known=IMAGE.digest).unchanged
+    assert [r.method for r in fake.requests] == ["HEAD"]
+    assert not run(fake, known=oci.sha256(b"old")).unchanged
+
+
+def test_a_registry_without_head_is_asked_by_get(fake: fakes.Registry) -> None:
+    fake.script = lambda request, answer: request.method == "HEAD" and answer.send(405)
+    assert not run(fake, known=IMAGE.digest).unchanged
+
+
+# -- lies about documents
+
+
+def change(fake: fakes.Registry, *, data: bytes | None = None, type: str | None = None) -> None:
+    old_type, old = fake.manifests["1"]
+    fake.manifests["1"] = type or old_type, old if data is None else data
+
+
+Lie = Callable[[fakes.Registry], None]
+
+
+def wrong_header_digest(fake: fakes.Registry) -> None:
+    headers = {"Content-Type": IMAGE.media_type, "Docker-Content-Digest": oci.sha256(b"other")}
+    fake.script = lambda request, answer: "/manifests/" in request.path and answer.send(200, IMAGE.manifest, headers)
+
+
+def wrong_config(fake: fakes.Registry) -> None:
+    fake.blobs[IMAGE.id] = IMAGE.config[:-1] + b" "
+
+
+def short_config(fake: fakes.Registry) -> None:
+    fake.blobs[IMAGE.id] = IMAGE.config[:-1]
+
+
+def long_config(fake: fakes.Registry) -> None:
+    fake.blobs[IMAGE.id] = IMAGE.config + b" "
+
+
+def huge_manifest(fake: fakes.Registry) -> None:
+    change(fake, data=IMAGE.manifest + b" " * descriptor.MAX_DOCUMENT)
+
+
+def endless_manifest(fake: fakes.Registry) -> None:
+    def script(request: Request, answer: Answer) -> bool:
+        return answer.send(200, b"{" * (6 << 20), {"Content-Type": IMAGE.media_type, "Content-Length": str(1 << 40)})
+
+    fake.script = script
+
+
+def wrong_child_size(fake: fakes.Registry) -> None:
+    platform = {"os": "linux", "architecture": "amd64"}
+    data = oci.index([{**IMAGE.describe(platform=platform), "size": len(IMAGE.manifest) + 1}])
+    fake.add_index("1", data, descriptor.OCI_INDEX)
+
+
+def wrong_child_type(fake: fakes.Registry) -> None:
+    platform = {"os": "linux", "architecture": "amd64"}
+    child = {**IMAGE.describe(platform=platform), "mediaType": descriptor.DOCKER_MANIFEST}
+    fake.add_index("1", oci.index([child]), descriptor.OCI_INDEX)
+
+
+def endless_indexes(fake: fakes.Registry) -> None:
+    data, digest = oci.index([]), ""
+    for _ in range(10):
+        digest = oci.sha256(data)
+        fake.add_index(digest, data, descriptor.OCI_INDEX)
+        data = oci.index([{"mediaType": descriptor.OCI_INDEX, "digest": digest, "size": len(data)}])
+    fake.add_index("1", data, descriptor.OCI_INDEX)
+
+
+def huge_config(fake: fakes.Registry) -> None:
+    config = {"mediaType": descriptor.OCI_CONFIG, "digest": IMAGE.id, "size": 1 << 30}
+    image = oci.Image([LAYER], fields={"config": config})
+    change(fake, data=image.manifest)
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        wrong_header_digest,
+        wrong_config,
+        short_config,
+        long_config,
+        huge_manifest,
+        endless_manifest,
+        wrong_child_size,
+        wrong_child_type,
+        endless_indexes,
+        huge_config,
+        lambda fake: change(fake, type=descriptor.OCI_INDEX),
+        lambda fake: change(fake, type=descriptor.DOCKER_MANIFEST),
+        lambda fake: change(fake, data=b"<html>Sign in</html>", type="text/html"),
+        lambda fake: change(fake, data=b""),
+    ],
+)
+def test_lies_about_documents_are_corrupt(fake: fakes.Registry, lie: Lie) -> None:
+    lie(fake)
+    error = refusal(lambda: run(fake))
+    assert error.kind is Kind.CORRUPT, error
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, Kind.UNAVAILABLE),
+        (401, Kind.DENIED),
+        (403, Kind.DENIED),
+        (404, Kind.NOT_FOUND),
+        (418, Kind.UNAVAILABLE),
+        (429, Kind.UNAVAILABLE),
+        (500, Kind.UNAVAILABLE),
+        (503, Kind.UNAVAILABLE),
+        (204, Kind.UNAVAILABLE),
+    ],
+)
+def test_each_status_has_its_kind_and_names_the_host(fake: fakes.Registry, status: int, kind: Kind) -> None:
+    body = json.dumps({"errors": [{"code": "SAID", "message": "by the\x1b[31m registry"}]}).encode()
+    fake.script = lambda request, answer: answer.send(status, b"" if status == 204 else body)
+    error = refusal(lambda: run(fake))
+    assert error.kind is kind
+    assert fake.host in error.message
+    assert "test/image/manifests/1" in error.message
+    assert "\x1b" not in error.message
+    assert status == 204 or "SAID: by the" in error.message
+
+
+def test_nobody_at_home_is_what_the_kubelet_matches() -> None:
+    with fakes.running() as gone:
+        pass
+    error = refusal(lambda: run(gone))
+    assert error.kind is Kind.UNAVAILABLE
+    assert error.message.startswith("RegistryUnavailable: ")
+    assert "Connection refused" in error.message
+
+
+def test_a_registry_that_says_nothing_is_given_up(fake: fakes.Registry) -> None:
+    fake.script = lambda request, answer: fake.stopped.wait(5) or answer.cut()
+    error = refusal(lambda: run(fake, stall=0.1))
+    assert (error.kind, error.message.startswith("RegistryUnavailable")) == (Kind.UNAVAILABLE, True)
+    assert "0.1 s" in error.message
+
+
+# -- what can be tried again
+
+
+def failing(times: int, fail: fakes.Script) -> fakes.Script:
+    left = [times]
+
+    def script(request: Request, answer: Answer) -> bool:
+        left[0] -= 1
+        return left[0] >= 0 and fail(request, answer)
+
+    return script
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+def test_overload_passes(fake: fakes.Registry, status: int) -> None:
+    fake.script = failing(3, lambda request, answer: answer.send(status, headers={"Retry-After": "0"}))
+    assert run(fake).config_digest == IMAGE.id
+
+
+def test_a_cut_connection_is_tried_again(fake: fakes.Registry) -> None:
+    fake.script = failing(2, lambda request, answer: answer.cut())
+    assert run(fake).config_digest == IMAGE.id
+
+
+def test_a_cut_document_is_tried_again(fake: fakes.Registry) -> None:
+    def half(request: Request, answer: Answer) -> bool:
+        answer.send(200, IMAGE.manifest[:50], {"Content-Length": "400", "Content-Type": IMAGE.media_type})
+        return answer.cut()
+
+    fake.script = failing(2, half)
+    assert run(fake).config_digest == IMAGE.id
+
+
+def test_how_long_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert http.pause(0, "7") == 7
+    assert http.pause(0, "86400") == http.MAX_PAUSE
+    assert 0 < http.pause(0, "Wed, 21 Oct 2026 07:28:00 GMT") <= http.BACKOFF
+    assert http.pause(50) <= http.MAX_PAUSE
+
+
+# -- blobs
+
+
+def test_a_blob_is_read(fake: fakes.Registry) -> None:
+    assert read(fake) == LAYER.blob
+    assert read(fake, Descriptor("x", oci.sha256(b""), 0)) == b""
+
+
+def cut_at(*positions: int) -> fakes.Script:
+    """Send up to each position in turn, then cut."""
+    left = list(positions)
+
+    def script(request: Request, answer: Answer) -> bool:
+        if "/blobs/" not in request.path or not left:
+            return False
+        start, end = int(request.headers.get("range", "bytes=0-")[6:-1]), left.pop(0)
+        length = {"Content-Length": str(len(LAYER.blob) - start)}
+        content_range = {"Content-Range": f"bytes {start}-{len(LAYER.blob) - 1}/{len(LAYER.blob)}"} if start else {}
+        answer.send(206 if start else 200, LAYER.blob[start:end], {**length, **content_range})
+        return answer.cut()
+
+    return script
+
+
+def test_a_cut_transfer_goes_on_where_it_stopped(fake: fakes.Registry) -> None:
+    fake.script = cut_at(1, 1000, 262_144, 500_001, 700_000, len(LAYER.blob) - 1)
+    assert read(fake) == LAYER.blob
+    ranges = [r.headers.get("range", "") for r in fake.asked(ending=LAYER.digest)]
+    assert ranges[0] == ""
+    assert ranges[-1] == f"bytes={len(LAYER.blob) - 1}-"
+
+
+def test_a_server_without_ranges_is_read_from_the_start(fake: fakes.Registry) -> None:
+    cut = cut_at(300_000)
+
+    def script(request: Request, answer: Answer) -> bool:
+        if cut(request, answer):
+            return True
+        return "/blobs/" in request.path and answer.send(200, LAYER.blob)
+
+    fake.script = script
+    assert read(fake) == LAYER.blob
+
+
+def test_a_transfer_that_never_moves_is_given_up(fake: fakes.Registry) -> None:
+    fake.script = cut_at(*[10] * 1000)
+    error = refusal(lambda: read(fake))
+    assert error.kind is Kind.UNAVAILABLE
+    assert len(fake.requests) <= 10
+
+
+def test_a_stall_in_the_middle_is_given_up(fake: fakes.Registry) -> None:
+    def script(request: Request, answer: Answer) -> bool:
+        start = int(request.headers.get("range", "bytes=0-")[6:-1])
+        headers = {"Content-Length": str(len(LAYER.blob) - start), "Content-Range": f"bytes {start}-9/9"}
+        answer.send(206 if start else 200, LAYER.blob[start : start + 1000], headers)
+        answer._handler.wfile.flush()
+        fake.stopped.wait(5)
+        return answer.cut()
+
+    fake.script = script
+    assert "sent nothing for 0.1 s" in refusal(lambda: read(fake, stall=0.1)).message
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "headers"),
+    [
+        (200, LAYER.blob + b"x", {}),
+        (200, LAYER.blob[:-1], {}),
+        (200, LAYER.blob + b"x", {"Transfer-Encoding": "identity"}),
+        (206, LAYER.blob, {"Content-Range": "bytes 5-9/9"}),
+        (206, LAYER.blob, {}),
+        (206, LAYER.blob, {"Content-Range": "nonsense"}),
+    ],
+)
+def test_lies_about_a_blobs_size_are_corrupt(
+    fake: fakes.Registry, status: int, body: bytes, headers: dict[str, str]
+) -> None:
+    fake.script = lambda request, answer: answer.send(status, body, headers)
+    assert refusal(lambda: read(fake)).kind is Kind.CORRUPT
+
+
+# -- redirects and credentials (T22)
+
+SECRET = AuthConfig(username="user", password="s3cret")
+
+
+def demand_basic(request: Request, answer: Answer) -> bool:
+    return "authorization" not in request.headers and answer.send(401, headers={"WWW-Authenticate": 'Basic realm="r"'})
+
+
+def test_credentials_answer_a_challenge(fake: fakes.Registry) -> None:
+    fake.script = demand_basic
+    resolved = run(fake, auth=SECRET)
+    assert resolved.source.grants == {f"http://{fake.host}/v2": fake.requests[-1].headers["authorization"]}
+    assert refusal(lambda: run(fake)).kind is Kind.DENIED
+
+
+def test_what_was_granted_is_used_at_once(fake: fakes.Registry) -> None:
+    fake.script = demand_basic
+    granted = run(fake, auth=SECRET).source
+    fake.requests.clear()
+    b"".join(registry.Registry(granted).read_blob(BLOB))
+    assert len(fake.requests) == 1
+
+
+def test_credentials_for_another_server_are_not_sent(fake: fakes.Registry) -> None:
+    fake.script = demand_basic
+    error = refusal(lambda: run(fake, auth=AuthConfig(username="u", password="p", server_address="other.example")))
+    assert error.kind is Kind.DENIED
+    assert "another server" in error.hint
+    assert not any("authorization" in request.headers for request in fake.requests)
+
+
+def test_a_redirect_to_another_host_carries_no_secret(fake: fakes.Registry, tmp_path: Path) -> None:
+    (tmp_path / fake.host).mkdir()
+    (tmp_path / fake.host / "hosts.toml").write_text(f'server = "http://{fake.host}"\n[header]\nx-secret = "1"\n')
+    with fakes.running() as storage:
+        storage.blobs = fake.blobs
+
+        def script(request: Request, answer: Answer) -> bool:
+            location = f"http://{storage.host}{request.path}?signature=x"
+            return demand_basic(request, answer) or (
+                "/blobs/" in request.path and answer.send(307, headers={"Location": location})
+            )
+
+        fake.script = script
+        assert read(fake, auth=SECRET, hosts_directories=[str(tmp_path)]) == LAYER.blob
+        assert all("authorization" not in r.headers and "x-secret" not in r.headers for r in storage.requests)
+        assert storage.requests[0].query == {"signature": "x"}
+        assert fake.requests[-1].headers["x-secret"] == "1"
+
+
+def test_a_redirect_on_the_same_host_keeps_it(fake: fakes.Registry) -> None:
+    def script(request: Request, answer: Answer) -> bool:
+        moved = "/blobs/" in request.path and not request.query
+        return demand_basic(request, answer) or (
+            moved and answer.send(302, headers={"Location": f"{request.path}?a=b"})
+        )
+
+    fake.script = script
+    assert read(fake, auth=SECRET) == LAYER.blob
+
+
+@pytest.mark.parametrize("location", ["ftp://x/", "file:///etc/passwd", "javascript:x"])
+def test_strange_redirects_are_refused(fake: fakes.Registry, location: str) -> None:
+    fake.script = lambda request, answer: answer.send(302, headers={"Location": location})
+    assert refusal(lambda: run(fake)).kind is Kind.DENIED
+
+
+def test_redirects_end(fake: fakes.Registry) -> None:
+    fake.script = lambda request, answer: answer.send(302, headers={"Location": request.path})
+    error = refusal(lambda: run(fake))
+    assert "redirects more than" in error.message
+    assert len(fake.requests) <= http.REDIRECTS
+
+
+def test_urls_in_layers_are_never_followed(fake: fakes.Registry) -> None:
+    """CVE-2020-15157: a foreign layer's URL got the credentials of the registry."""
+    with fakes.running() as foreign:
+        layer = {
+            "mediaType": "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+            "digest": LAYER.digest,
+            "size": len(LAYER.blob),
+            "urls": [f"http://{foreign.host}/layer"],
+        }
+        fake.add("foreign", oci.Image([LAYER], fields={"layers": [layer]}))
+        run(fake, "foreign", auth=SECRET)
+        assert read(fake, auth=SECRET) == LAYER.blob
+        assert foreign.requests == []
+
+
+# -- mirrors
+
+
+def hosts_file(directory: Path, name: str, text: str) -> list[str]:
+    (directory / name).mkdir()
+    (directory / name / "hosts.toml").write_text(text)
+    return [str(directory)]
+
+
+def mirrored(
+    fake: fakes.Registry, *mirrors: str, directory: Path, capabilities: str = '["pull", "resolve"]'
+) -> jobs.Source:
+    text = "".join(f'[host."http://{mirror}"]\ncapabilities = {capabilities}\n' for mirror in mirrors)
+    directories = hosts_file(directory, "r.example", f'server = "http://{fake.host}"\n{text}')
+    return jobs.Source("r.example", "test/image", directories, auth=SECRET, stall=5)
+
+
+def test_a_mirror_is_asked_first_and_told_for_whom(fake: fakes.Registry, tmp_path: Path) -> None:
+    with fakes.running() as mirror:
+        mirror.add("1", IMAGE)
+        source = mirrored(fake, mirror.host, directory=tmp_path)
+        resolved = resolve.resolve(jobs.Resolve(source, "1", AMD64))
+        assert resolved.config_digest == IMAGE.id
+        assert b"".join(registry.Registry(resolved.source).read_blob(BLOB)) == LAYER.blob
+        assert fake.requests == []
+        assert {request.query["ns"] for request in mirror.requests} == {"r.example"}
+        assert not any("authorization" in request.headers for request in mirror.requests)
+
+
+def test_mirrors_that_fail_are_skipped_and_named_once(fake: fakes.Registry, tmp_path: Path) -> None:
+    with fakes.running() as empty:
+        with fakes.running() as gone:
+            pass
+        source = mirrored(fake, gone.host, empty.host, directory=tmp_path)
+        resolved = resolve.resolve(jobs.Resolve(source, "1", AMD64))
+        assert resolved.config_digest == IMAGE.id
+        assert sum(gone.host in note for note in resolved.notes) == 1
+        assert any(empty.host in note and "404" in note for note in resolved.notes)
+        assert resolved.source.unreachable == [f"http://{gone.host}/v2"]
+        again = registry.Registry(resolved.source)
+        assert b"".join(again.read_blob(BLOB)) == LAYER.blob
+        assert not any(gone.host in note for note in again.notes)
+
+
+def test_a_lying_mirror_is_skipped_for_documents(fake: fakes.Registry, tmp_path: Path) -> None:
+    with fakes.running() as mirror:
+        mirror.script = lambda request, answer: answer.send(200, b"{}", {"Docker-Content-Digest": oci.sha256(b"x")})
+        source = mirrored(fake, mirror.host, directory=tmp_path)
+        assert resolve.resolve(jobs.Resolve(source, IMAGE.digest, AMD64)).config_digest == IMAGE.id
+
+
+def test_a_mirror_that_dies_in_a_blob_hands_over(fake: fakes.Registry, tmp_path: Path) -> None:
+    with fakes.running() as mirror:
+        mirror.script = cut_at(*[300_000] * 100)
+        source = mirrored(fake, mirror.host, directory=tmp_path)
+        assert b"".join(registry.Registry(source).read_blob(BLOB)) == LAYER.blob
+        assert fake.requests[0].headers["range"] == "bytes=300000-"
+
+
+def test_a_mirror_without_resolve_is_not_asked_for_tags(fake: fakes.Registry, tmp_path: Path) -> None:
+    with fakes.running() as mirror:
+        mirror.add("1", IMAGE)
+        source = mirrored(fake, mirror.host, directory=tmp_path, capabilities='["pull"]')
+        resolve.resolve(jobs.Resolve(source, "1", AMD64))
+        assert mirror.asked(ending="/manifests/1") == []
+        assert mirror.asked(ending=IMAGE.id) != []
+
+
+def test_the_registrys_own_answer_counts_and_tells_of_mirrors(fake: fakes.Registry, tmp_path: Path) -> None:
+    with fakes.running() as mirror:
+        source = mirrored(fake, mirror.host, directory=tmp_path)
+        fake.script = lambda request, answer: answer.send(403)
+        error = refusal(lambda: resolve.resolve(jobs.Resolve(source, "absent", AMD64)))
+        assert error.kind is Kind.DENIED
+        assert any(mirror.host in note for note in error.__notes__)
