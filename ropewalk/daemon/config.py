@@ -76,9 +76,15 @@ class Loaded(NamedTuple):
     files: list[str]
 
 
-def load(file: str = "", overrides: settings.Document | None = None, environ: Mapping[str, str] = os.environ) -> Loaded:
+def load(
+    file: str = "",
+    overrides: settings.Document | None = None,
+    assigned: Sequence[str] = (),
+    *,
+    environ: Mapping[str, str] = os.environ,
+) -> Loaded:
     """Read everything. `file`: instead of /etc/ropewalk/config.toml (its conf.d is beside it); it must exist if given.
-    `overrides`: what the command line sets."""
+    `assigned` and then `overrides`: what the command line sets, as key=value and as flags of their own."""
     documents: list[settings.Document] = []
     warnings: list[str] = []
     files = _files(file)
@@ -90,7 +96,7 @@ def load(file: str = "", overrides: settings.Document | None = None, environ: Ma
     own = {name: value for name, value in environ.items() if name not in CLIENTS}
     documents.append(settings.environment(own, Config, PREFIX))
     warnings += _unknown_variables(environ)
-    documents.append(overrides or {})
+    documents += [assignments(assigned), overrides or {}]
     config = settings.parse(settings.merge(documents), Config, "configuration")
     return Loaded(_checked(config), warnings, files)
 
@@ -125,6 +131,16 @@ def _checked(config: Config) -> Config:
     if config.default_runtime not in known:
         raise Invalid(f"default_runtime = {config.default_runtime!r}: this build has {', '.join(known)}")
     return config
+
+
+def defaults() -> str:
+    """Every key with its default and its help, as a file to edit."""
+    return settings.render(Config(), commented=True)
+
+
+def text(config: Config) -> str:
+    """As TOML that `load` reads."""
+    return settings.render(config, commented=False)
 
 
 def assignments(texts: Sequence[str]) -> settings.Document:

@@ -14,10 +14,10 @@ import os
 import signal
 import socket
 import time
-from typing import NoReturn
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
-from ropewalk.daemon import logs, wiring
-from ropewalk.daemon.config import Loaded
+from ropewalk.daemon import config, logs, wiring
 from ropewalk.errors import RopewalkError
 from ropewalk.version import VERSION
 from ropewalk.wire import grpc
@@ -29,8 +29,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 log = logging.getLogger(__name__)
 
 
-def run(loaded: Loaded) -> NoReturn:
-    """Serve until a signal. Raises RopewalkError if it cannot start."""
+def run(file: str, overrides: dict[str, Any], assigned: Sequence[str]) -> NoReturn:
+    """Serve until a signal; arguments as of `config.load`. Raises RopewalkError if it cannot start."""
+    loaded = config.load(file, overrides, assigned)
     logs.setup(loaded.config.log)
     for warning in loaded.warnings:
         log.warning(warning)
@@ -43,19 +44,19 @@ def run(loaded: Loaded) -> NoReturn:
     os._exit(0)  # work under way is not undone: its tasks must not be told
 
 
-async def serve(loaded: Loaded, *, began: float) -> None:
+async def serve(loaded: config.Loaded, *, began: float) -> None:
     """One daemon's life."""
     stop = asyncio.Event()
     for signum in SIGNALS:
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
-    config = loaded.config
-    daemon = wiring.Daemon(config)
+    daemon = wiring.Daemon(loaded.config)
     await daemon.start()
     server = grpc.Server(daemon.services())
-    make_place(config.socket)
-    await server.start(config.socket)
+    address = loaded.config.socket
+    make_place(address)
+    await server.start(address)
     working = asyncio.create_task(daemon.work())
-    facts = {"version": VERSION, "address": config.socket, "instance": daemon.instance, "files": loaded.files}
+    facts = {"version": VERSION, "address": address, "instance": daemon.instance, "files": loaded.files}
     log.info("serving", extra=facts | {"pid": os.getpid(), "seconds": round(time.monotonic() - began, 3)})
     notify("READY=1")
     gc.collect()

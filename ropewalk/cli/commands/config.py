@@ -15,21 +15,21 @@ def command() -> None:
 @command.command()
 def default() -> None:
     """Every key with its default and what it means, as a file to edit."""
-    from ropewalk.daemon import config, settings
+    from ropewalk.daemon import config
 
-    click.echo(settings.render(config.Config(), commented=True), nl=False)
+    click.echo(config.defaults(), nl=False)
 
 
 @command.command()
 @click.option("--config", "file", metavar="FILE", default="", help="Instead of /etc/ropewalk/config.toml.")
 def dump(file: str) -> None:
     """What is in effect: defaults, files and environment together."""
-    from ropewalk.daemon import config, settings
+    from ropewalk.daemon import config
 
     loaded = config.load(file)
     for warning in loaded.warnings:
         click.echo(f"warning: {warning}", err=True)
-    click.echo(settings.render(loaded.config, commented=False), nl=False)
+    click.echo(config.text(loaded.config), nl=False)
 
 
 @command.command()

@@ -6,8 +6,6 @@ from typing import Any
 
 import click
 
-PLACES = ("root", "state", "address")
-
 
 @click.command(help=__doc__)
 @click.option("--config", "file", metavar="FILE", default="", help="Instead of /etc/ropewalk/config.toml.")
@@ -17,9 +15,9 @@ PLACES = ("root", "state", "address")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="As log.level.")
 @click.option("--set", "assigned", multiple=True, metavar="KEY=VALUE", help="Any setting of `ropewalk config default`.")
 def command(file: str, assigned: tuple[str, ...], log_level: str | None, **places: str | None) -> None:
-    from ropewalk.daemon import config, main, settings
+    from ropewalk.daemon import main
 
     given: dict[str, Any] = {name: place for name, place in places.items() if place is not None}
     if log_level is not None:
         given["log"] = {"level": log_level}
-    main.run(config.load(file, settings.merge([config.assignments(assigned), given])))
+    main.run(file, given, assigned)

@@ -30,7 +30,7 @@ def test_file_fragments_environment_and_flags_in_this_order(tmp_path: Path) -> N
     written(tmp_path / "conf.d/10-a.toml", 'state = "/b"\n')
     written(tmp_path / "conf.d/ignored.txt", "not toml")
     environ = {"ROPEWALK_STATE": "/d", "ROPEWALK_LOG_LEVEL": "debug", "HOME": "/"}
-    loaded = config.load(file, {"address": "unix:///e"}, environ)
+    loaded = config.load(file, {"address": "unix:///e"}, environ=environ)
     assert (loaded.config.root, loaded.config.state, loaded.config.socket) == ("/a", "/d", "/e")
     assert (loaded.config.snapshotter, loaded.config.log.level) == ("native", "debug")
     assert [Path(name).name for name in loaded.files] == ["config.toml", "10-a.toml", "20-b.toml"]
@@ -70,8 +70,9 @@ def test_a_file_that_was_named_must_exist(tmp_path: Path) -> None:
 
 
 def test_any_key_may_be_set_on_the_command_line() -> None:
-    document = config.assignments(["network.mtu=1400", "log.level=debug", "images.registry_hosts=/a,/b"])
-    loaded = config.load(overrides=document, environ={})
+    assigned = ["network.mtu=1400", "log.level=debug", "images.registry_hosts=/a,/b"]
+    loaded = config.load("", {"log": {"level": "error"}}, assigned, environ={})
+    assert loaded.config.log.level == "error"
     assert loaded.config.network.mtu == 1400
     assert loaded.config.images.registry_hosts == ["/a", "/b"]
 
@@ -87,5 +88,5 @@ def test_every_key_has_a_help_text() -> None:
 
 
 def test_the_printed_defaults_are_the_defaults() -> None:
-    text = settings.render(config.Config(), commented=False)
+    text = config.text(config.Config())
     assert settings.parse(tomllib.loads(text), config.Config, "") == config.Config()
