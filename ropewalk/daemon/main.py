@@ -55,7 +55,7 @@ async def serve(loaded: config.Loaded, *, began: float) -> None:
     address = loaded.config.socket
     make_place(address)
     await server.start(address)
-    working = asyncio.create_task(daemon.work())
+    daemon.begin()
     facts = {"version": VERSION, "address": address, "instance": daemon.instance, "files": loaded.files}
     log.info("serving", extra=facts | {"pid": os.getpid(), "seconds": round(time.monotonic() - began, 3)})
     notify("READY=1")
@@ -68,7 +68,6 @@ async def serve(loaded: config.Loaded, *, began: float) -> None:
     with contextlib.suppress(TimeoutError, RopewalkError):
         async with asyncio.timeout(CLOSE):
             await daemon.close()
-    del working
 
 
 def make_place(path: str) -> None:

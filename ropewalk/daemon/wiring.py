@@ -1,6 +1,7 @@
 """From a configuration to the objects of one daemon, and the order in which they start and end.
 
-Every row is in memory when `Daemon` is made; `start` makes it ready to answer, `work` goes on beside the answers.
+Every row is in memory when `Daemon` is made; `start` makes it ready to answer, `begin` starts what goes on beside the
+answers.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from ropewalk.pods.sandboxes import Sandboxes
 from ropewalk.pods.stats import Stats
 from ropewalk.runtimes import handler
 from ropewalk.runtimes.health import Health
-from ropewalk.state.database import Database
+from ropewalk.state.database import Database, lock
 from ropewalk.state.store import Table
 from ropewalk.storage import usage
 from ropewalk.storage.content import Content
@@ -65,6 +66,7 @@ class Daemon:
         self.config = config
         make_directories(config)
         self.instance, tag = node.instance(config.root, ROOT)
+        self._claim = lock(f"{config.state}/lock")  # the root has the database's
         self.database = Database(f"{config.root}/state.db")
         self.cgroups = cgroup.detect()
         self.handlers = build_handlers(config, handler.Node(config.state, self.cgroups))
@@ -148,8 +150,11 @@ class Daemon:
         await self.content.start()
         await self.network.start()
 
-    async def work(self) -> None:
-        """While the socket answers: probes, recovery, then upkeep. Ends when cancelled."""
+    def begin(self) -> None:
+        """Once the socket answers: probes, recovery, upkeep, for as long as the daemon lives."""
+        self._working = asyncio.ensure_future(self._work())
+
+    async def _work(self) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(lasting("probes", self.health.run))
             group.create_task(lasting("recovery", self._recover))

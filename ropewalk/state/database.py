@@ -28,7 +28,7 @@ class Database:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._lock = _lock(path + ".lock")
+        self._lock = lock(path + ".lock")
         try:
             self._connection = self._open()
             self._migrate()
@@ -135,21 +135,21 @@ def _known(table: str) -> str:
     return table
 
 
-def _lock(path: str) -> int:
-    """flock(2): a second daemon on the same root refuses, and the lock is gone with the process.
+def lock(path: str) -> int:
+    """flock(2): a second daemon on the same directory refuses, and the lock is gone with the process.
 
     Not quite: a child that a killed daemon was just starting holds it too, until its exec. So it is worth waiting."""
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return lock
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return held
         except OSError as error:
             if time.monotonic() < deadline:
                 time.sleep(0.01)
                 continue
-            os.close(lock)
+            os.close(held)
             raise RopewalkError(
                 f"another ropewalk daemon holds {path}",
                 hint="stop it, or give this one its own --root and --state",
