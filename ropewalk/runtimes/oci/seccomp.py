@@ -168,14 +168,13 @@ def default_profile(capabilities: frozenset[str], machine: str) -> dict[str, Any
         )
     names = {name for group in seccomp_default.ALWAYS.values() for name in group.split()}
     names |= set(seccomp_default.BY_MACHINE.get(machine, "").split())
+    if machine in ("x86_64", "i686", "s390x"):
+        # The old multiplexer takes the socket family by pointer, where no filter can look, so 32-bit programs reach
+        # every family. Refusing it would cut off images of distributions whose 32-bit libc knows nothing else.
+        names.add("socketcall")
     for capability in capabilities:
         names |= set(seccomp_default.BY_CAPABILITY.get(capability, "").split())
     rules: list[dict[str, Any]] = []
-    if machine in ("x86_64", "i686", "s390x"):
-        # The old multiplexer takes the family by pointer, where no filter can look. ENOSYS sends libraries to
-        # socket(2), which these kernels have (Linux 4.3). It comes first and is not EPERM, because libseccomp adds an
-        # "allow" for it beside each rule on socket, and runc skips rules that equal the default.
-        rules.append({"names": ["socketcall"], "action": _ERRNO, "errnoRet": ENOSYS})
     rules.append({"names": sorted(names), "action": _ALLOW})
     rules += _sockets()
     rules += [_allow_if("personality", 0, "SCMP_CMP_EQ", value) for value in seccomp_default.PERSONALITIES]
