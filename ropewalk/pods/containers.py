@@ -118,7 +118,9 @@ class Containers:
             id = ids.new_id()
             built = build.build(await self._inputs(id, pod, spec, image))
             for warning in built.warnings:
-                log.warning("not as asked", extra={"container": id, "container_name": spec.metadata.name, "what": warning})
+                log.warning(
+                    "not as asked", extra={"container": id, "container_name": spec.metadata.name, "what": warning}
+                )
             container = self._plan(id, pod, spec, image, built)
             self.containers.add(container)
             self._built[id] = built
