@@ -15,7 +15,7 @@ from ropewalk.state.store import Record
 
 R = TypeVar("R", bound=Record)
 
-ELEMENT = b"\x0a"  # field 1, length-delimited
+LENGTH_DELIMITED = 2  # wire type of messages, strings and bytes
 CHUNK = 1 << 20  # bytes of one streamed message, give or take an element
 
 
@@ -29,10 +29,14 @@ def varint(value: int) -> bytes:
     return bytes(groups)
 
 
+def field(number: int, data: bytes) -> bytes:
+    """A field of a message that is itself a message, serialised already."""
+    return varint(number << 3 | LENGTH_DELIMITED) + varint(len(data)) + data
+
+
 def element(message: Message) -> bytes:
     """`message` as an element of field 1."""
-    data = message.SerializeToString()
-    return ELEMENT + varint(len(data)) + data
+    return field(1, message.SerializeToString())
 
 
 def chunks(elements: Iterable[bytes]) -> Iterator[bytes]:

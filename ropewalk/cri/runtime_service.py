@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 from ropewalk.cri import filters, frames, info, stats, translate
 from ropewalk.cri.status import NodeStatus
-from ropewalk.errors import Invalid
+from ropewalk.errors import Invalid, NotFound
 from ropewalk.network.network import Network
 from ropewalk.pods.containers import Containers
 from ropewalk.pods.records import Container, Pod
@@ -28,21 +28,24 @@ class RuntimeService:
         self,
         sandboxes: Sandboxes,
         containers: Containers,
-        stats: Stats,
+        counted: Stats,
         handlers: Handlers,
         network: Network,
         status: NodeStatus,
     ) -> None:
         self._sandboxes = sandboxes
         self._containers = containers
-        self._stats = stats
+        self._counted = counted
         self._handlers = handlers
         self._network = network
         self._status = status
         self._pod_frames: frames.Frames[Pod] = frames.Frames(translate.pod)
         self._container_frames: frames.Frames[Container] = frames.Frames(translate.container)
-        sandboxes.pods.watch(self._pod_frames.changed)
-        containers.containers.watch(self._container_frames.changed)
+        self._encoder = stats.Encoder()
+        for pod_frames in (self._pod_frames, self._encoder.pods):
+            sandboxes.pods.watch(pod_frames.changed)
+        for container_frames in (self._container_frames, self._encoder.containers):
+            containers.containers.watch(container_frames.changed)
 
     # Identity and health.
 
@@ -141,9 +144,12 @@ class RuntimeService:
 
     # Statistics.
 
-    async def ContainerStats(self, request: pb.ContainerStatsRequest) -> pb.ContainerStatsResponse:
+    async def ContainerStats(self, request: pb.ContainerStatsRequest) -> bytes:
         container = self._containers.get(request.container_id)
-        return pb.ContainerStatsResponse(stats=stats.container(await self._stats.container(container.id)))
+        found = await self._counted.containers([container.id])
+        if not found:
+            raise NotFound(f"container {container.id!r} was removed meanwhile")
+        return frames.field(1, self._encoder.container(found[0]))
 
     async def ListContainerStats(self, request: pb.ListContainerStatsRequest) -> bytes:
         return b"".join(await self._container_stats(request.filter))
@@ -152,10 +158,12 @@ class RuntimeService:
         for chunk in frames.chunks(await self._container_stats(request.filter)):
             yield chunk
 
-    async def PodSandboxStats(self, request: pb.PodSandboxStatsRequest) -> pb.PodSandboxStatsResponse:
+    async def PodSandboxStats(self, request: pb.PodSandboxStatsRequest) -> bytes:
         pod = self._sandboxes.get(request.pod_sandbox_id)
-        (found,) = await self._stats.pods([pod.id])
-        return pb.PodSandboxStatsResponse(stats=stats.pod(found))
+        found = await self._counted.pods([pod.id])
+        if not found:
+            raise NotFound(f"pod sandbox {pod.id!r} was removed meanwhile")
+        return frames.field(1, self._encoder.pod(found[0]))
 
     async def ListPodSandboxStats(self, request: pb.ListPodSandboxStatsRequest) -> bytes:
         return b"".join(await self._pod_stats(request.filter))
@@ -166,11 +174,13 @@ class RuntimeService:
 
     async def _container_stats(self, filter: pb.ContainerStatsFilter) -> list[bytes]:
         chosen = filters.containers(self._containers.list(), filter)
-        return [frames.element(stats.container(s)) for s in await self._stats.containers(c.id for c in chosen)]
+        found = await self._counted.containers(c.id for c in chosen)
+        return [frames.field(1, self._encoder.container(each)) for each in found]
 
     async def _pod_stats(self, filter: pb.PodSandboxStatsFilter) -> list[bytes]:
         chosen = filters.pods(self._sandboxes.list(), filter)
-        return [frames.element(stats.pod(s)) for s in await self._stats.pods(p.id for p in chosen)]
+        found = await self._counted.pods(p.id for p in chosen)
+        return [frames.field(1, self._encoder.pod(each)) for each in found]
 
 
 def _seconds(timeout: int) -> float:

@@ -1,110 +1,126 @@
-"""Statistics as the CRI tells them (contract 5.2): what is unknown is left unset, never 0."""
+"""Statistics as the CRI tells them (contract 5.2): what is unknown is left unset, never 0.
+
+kubelet asks for all of them at once and often, so they are serialised as they are made: attributes, which do not
+change, are kept as bytes, and numbers are set in place. A message's fields may be joined as bytes in any order.
+"""
 
 from __future__ import annotations
 
-from ropewalk.cri import translate
+from collections.abc import Sequence
+
+from ropewalk.cri import frames, translate
 from ropewalk.linux.cgroup import CgroupStats, Pressure, Psi
 from ropewalk.network.network import InterfaceStats
+from ropewalk.pods.records import Container, Pod
 from ropewalk.pods.stats import ContainerStats, PodStats
 from ropewalk.wire.pb import cri_pb2 as pb
 
+POD_LINUX = pb.PodSandboxStats.LINUX_FIELD_NUMBER
+POD_CONTAINERS = pb.LinuxPodSandboxStats.CONTAINERS_FIELD_NUMBER
 
-def container(stats: ContainerStats) -> pb.ContainerStats:
-    message = pb.ContainerStats(
-        attributes=translate.container_attributes(stats.container),
-        writable_layer=pb.FilesystemUsage(
-            timestamp=stats.at,
-            fs_id=pb.FilesystemIdentifier(mountpoint=stats.mountpoint),
-            used_bytes=pb.UInt64Value(value=stats.writable.bytes),
-            inodes_used=pb.UInt64Value(value=stats.writable.inodes),
-        ),
-    )
-    counted = stats.cgroup
-    if counted is not None:
-        message.cpu.CopyFrom(_cpu(counted, stats.at, stats.usage_nano_cores))
-        message.memory.CopyFrom(_memory(counted, stats.at))
-        message.swap.CopyFrom(_swap(counted, stats.at))
-        message.io.CopyFrom(_io(counted, stats.at))
+
+class Encoder:
+    """Statistics to bytes; attributes are field 1 of both messages."""
+
+    def __init__(self) -> None:
+        self.pods: frames.Frames[Pod] = frames.Frames(translate.pod_attributes)
+        self.containers: frames.Frames[Container] = frames.Frames(translate.container_attributes)
+
+    def container(self, stats: ContainerStats) -> bytes:
+        """A runtime.v1.ContainerStats."""
+        return self.containers.frame(stats.container) + _container(stats).SerializeToString()
+
+    def pod(self, stats: PodStats) -> bytes:
+        """A runtime.v1.PodSandboxStats."""
+        containers = [frames.field(POD_CONTAINERS, self.container(c)) for c in stats.containers]
+        linux = b"".join([_pod(stats).SerializeToString(), *containers])
+        return self.pods.frame(stats.pod) + frames.field(POD_LINUX, linux)
+
+
+def _container(stats: ContainerStats) -> pb.ContainerStats:
+    """Without attributes."""
+    message = pb.ContainerStats()
+    layer = message.writable_layer
+    layer.timestamp = stats.at
+    layer.fs_id.mountpoint = stats.mountpoint
+    layer.used_bytes.value = stats.writable.bytes
+    layer.inodes_used.value = stats.writable.inodes
+    if stats.cgroup is not None:
+        _set_cgroup(message, stats.cgroup, stats.at, stats.usage_nano_cores)
+        _set_swap(message.swap, stats.cgroup, stats.at)
     return message
 
 
-def pod(stats: PodStats) -> pb.PodSandboxStats:
-    linux = pb.LinuxPodSandboxStats(containers=[container(c) for c in stats.containers])
-    counted = stats.cgroup
-    if counted is not None:
-        linux.cpu.CopyFrom(_cpu(counted, stats.at, stats.usage_nano_cores))
-        linux.memory.CopyFrom(_memory(counted, stats.at))
-        linux.process.CopyFrom(pb.ProcessUsage(timestamp=stats.at, process_count=_value(counted.pids)))
-        linux.io.CopyFrom(_io(counted, stats.at))
+def _pod(stats: PodStats) -> pb.LinuxPodSandboxStats:
+    """Without containers."""
+    message = pb.LinuxPodSandboxStats()
+    if stats.cgroup is not None:
+        _set_cgroup(message, stats.cgroup, stats.at, stats.usage_nano_cores)
+        message.process.timestamp = stats.at
+        _set(message.process.process_count, stats.cgroup.pids)
     if stats.interfaces:
-        linux.network.CopyFrom(_network(stats.interfaces, stats.at))
-    return pb.PodSandboxStats(attributes=translate.pod_attributes(stats.pod), linux=linux)
+        _set_network(message.network, stats.interfaces, stats.at)
+    return message
 
 
-def _value(number: int | None) -> pb.UInt64Value | None:
-    return None if number is None else pb.UInt64Value(value=number)
+def _set(wrapper: pb.UInt64Value, number: int | None) -> None:
+    if number is not None:
+        wrapper.value = number
 
 
-def _cpu(counted: CgroupStats, at: int, rate: int | None) -> pb.CpuUsage:
-    return pb.CpuUsage(
-        timestamp=at,
-        usage_core_nano_seconds=_value(counted.cpu_usage_ns),
-        usage_nano_cores=_value(rate),
-        psi=_psi(counted.cpu_psi),
-    )
+def _set_cgroup(
+    message: pb.ContainerStats | pb.LinuxPodSandboxStats, counted: CgroupStats, at: int, rate: int | None
+) -> None:
+    cpu, memory, io = message.cpu, message.memory, message.io
+    cpu.timestamp = memory.timestamp = io.timestamp = at
+    _set(cpu.usage_core_nano_seconds, counted.cpu_usage_ns)
+    _set(cpu.usage_nano_cores, rate)
+    _set(memory.working_set_bytes, counted.memory_working_set)
+    _set(memory.available_bytes, _rest(counted.memory_limit, counted.memory_working_set))
+    _set(memory.usage_bytes, counted.memory_usage)
+    _set(memory.rss_bytes, counted.memory_rss)
+    _set(memory.page_faults, counted.page_faults)
+    _set(memory.major_page_faults, counted.major_page_faults)
+    _set_pressure(cpu, counted.cpu_psi)
+    _set_pressure(memory, counted.memory_psi)
+    _set_pressure(io, counted.io_psi)
 
 
-def _psi(pressure: Psi | None) -> pb.PsiStats | None:
-    if pressure is None:
-        return None
-    return pb.PsiStats(Full=_pressure(pressure.full), Some=_pressure(pressure.some))
+def _set_swap(swap: pb.SwapUsage, counted: CgroupStats, at: int) -> None:
+    swap.timestamp = at
+    _set(swap.swap_usage_bytes, counted.swap_usage)
+    _set(swap.swap_available_bytes, _rest(counted.swap_limit, counted.swap_usage))
 
 
-def _pressure(line: Pressure | None) -> pb.PsiData | None:
-    if line is None:
-        return None
-    return pb.PsiData(Total=line.total_ns, Avg10=line.avg10, Avg60=line.avg60, Avg300=line.avg300)
+def _rest(limit: int | None, used: int | None) -> int | None:
+    """What may still be used; unknown without a limit."""
+    return None if limit is None or used is None else max(0, limit - used)
 
 
-def _memory(counted: CgroupStats, at: int) -> pb.MemoryUsage:
-    available = None
-    if counted.memory_limit is not None and counted.memory_working_set is not None:
-        available = max(0, counted.memory_limit - counted.memory_working_set)
-    return pb.MemoryUsage(
-        timestamp=at,
-        working_set_bytes=_value(counted.memory_working_set),
-        available_bytes=_value(available),
-        usage_bytes=_value(counted.memory_usage),
-        rss_bytes=_value(counted.memory_rss),
-        page_faults=_value(counted.page_faults),
-        major_page_faults=_value(counted.major_page_faults),
-        psi=_psi(counted.memory_psi),
-    )
+def _set_pressure(usage: pb.CpuUsage | pb.MemoryUsage | pb.IoUsage, pressure: Psi | None) -> None:
+    for line, told in ((pressure.full, usage.psi.Full), (pressure.some, usage.psi.Some)) if pressure else ():
+        if line is not None:
+            _set_line(told, line)
 
 
-def _swap(counted: CgroupStats, at: int) -> pb.SwapUsage:
-    available = None
-    if counted.swap_limit is not None and counted.swap_usage is not None:
-        available = max(0, counted.swap_limit - counted.swap_usage)
-    return pb.SwapUsage(
-        timestamp=at, swap_available_bytes=_value(available), swap_usage_bytes=_value(counted.swap_usage)
-    )
+def _set_line(told: pb.PsiData, line: Pressure) -> None:
+    told.Total = line.total_ns
+    told.Avg10 = line.avg10
+    told.Avg60 = line.avg60
+    told.Avg300 = line.avg300
 
 
-def _io(counted: CgroupStats, at: int) -> pb.IoUsage:
-    return pb.IoUsage(timestamp=at, psi=_psi(counted.io_psi))
-
-
-def _network(interfaces: list[InterfaceStats], at: int) -> pb.NetworkUsage:
+def _set_network(network: pb.NetworkUsage, interfaces: Sequence[InterfaceStats], at: int) -> None:
     """The first interface is the pod's default one; the others are listed (the proto says: without the default)."""
-    usages = [
-        pb.NetworkInterfaceUsage(
-            name=i.name,
-            rx_bytes=_value(i.rx_bytes),
-            rx_errors=_value(i.rx_errors),
-            tx_bytes=_value(i.tx_bytes),
-            tx_errors=_value(i.tx_errors),
-        )
-        for i in interfaces
-    ]
-    return pb.NetworkUsage(timestamp=at, default_interface=usages[0], interfaces=usages[1:])
+    network.timestamp = at
+    _set_interface(network.default_interface, interfaces[0])
+    for interface in interfaces[1:]:
+        _set_interface(network.interfaces.add(), interface)
+
+
+def _set_interface(told: pb.NetworkInterfaceUsage, interface: InterfaceStats) -> None:
+    told.name = interface.name
+    told.rx_bytes.value = interface.rx_bytes
+    told.rx_errors.value = interface.rx_errors
+    told.tx_bytes.value = interface.tx_bytes
+    told.tx_errors.value = interface.tx_errors
