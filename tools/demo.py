@@ -157,6 +157,7 @@ async def kill(story: Story, private: node.Node, server: workload.Pod, url: str)
         async with private.client() as client:
             result = await client.exec_sync(server.containers["main"], ["cat", "/proc/1/comm"], timeout=10)
         running = result.stdout.decode().strip()
+        assert running == "nginx", f"the web container's first process is {running!r}"
         phase.seen = f"{len(numbers)} log lines, each once; {running} still runs"
 
 

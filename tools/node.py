@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 from ropewalk.client import cri
 from tools import images, leftovers, registry, trace, workload
@@ -42,6 +42,8 @@ class LeftOver(Exception):
 class Node:
     """The daemon as its own process. Methods that speak to it are coroutines of any event loop."""
 
+    made: ClassVar[list[Node]] = []  # by this program, for whoever looks after it
+
     def __init__(
         self, served: registry.Registry | None, *, config: str = "", environment: dict[str, str] | None = None
     ) -> None:
@@ -57,6 +59,7 @@ class Node:
         self.process: subprocess.Popen[bytes] | None = None
         self.has_run = False
         self.logs.mkdir()
+        Node.made.append(self)
         hosts = self.base / "certs.d"
         for name in REGISTRIES if served is not None else ():
             assert served is not None

@@ -87,7 +87,7 @@ def main() -> int:
         for tier in TIERS:
             outcome += run_tier(tier)
         if left := trace.added(before):
-            print("left on the machine:", *left, sep="\n  ", flush=True)
+            print("left on the machine, or made by something that ran beside the tests:", *left, sep="\n  ", flush=True)
             outcome += Outcome(failed=1)
     print(closing_line(outcome, time.monotonic() - start), flush=True)
     return 1 if outcome.failed or outcome.errors else 0
