@@ -49,12 +49,17 @@ async def serve(loaded: config.Loaded, *, began: float) -> None:
     stop = asyncio.Event()
     for signum in SIGNALS:
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
-    daemon = wiring.Daemon(loaded.config)
-    await daemon.start()
-    server = grpc.Server(daemon.services())
     address = loaded.config.socket
     make_place(address)
-    await server.start(address)
+    grpc.claim(address)  # refused before anything is made
+    daemon = wiring.Daemon(loaded.config)
+    server = grpc.Server(daemon.services())
+    try:
+        await daemon.start()
+        await server.start(address)
+    except BaseException:
+        await daemon.close()
+        raise
     daemon.begin()
     facts = {"version": VERSION, "address": address, "instance": daemon.instance, "files": loaded.files}
     log.info("serving", extra=facts | {"pid": os.getpid(), "seconds": round(time.monotonic() - began, 3)})
