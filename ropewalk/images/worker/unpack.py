@@ -167,7 +167,7 @@ class Unpacker:
         if any(part.startswith(WHITEOUT) for part in parents) or (name.startswith(WHITEOUT * 2) and name != OPAQUE):
             return  # AUFS's own bookkeeping (.wh..wh.plnk, .wh..wh.aufs)
         if name == OPAQUE:
-            self._hide_below(tuple(parents), self._enter(parents))
+            os.setxattr(self._enter(parents), OVERLAY_OPAQUE, b"y")
             return
         hidden = name[len(WHITEOUT) :]
         if hidden in (b"", b".", b".."):
@@ -187,8 +187,9 @@ class Unpacker:
         self._add_inode()
 
     def _hide_below(self, way: tuple[bytes, ...], directory: int) -> None:
+        """A new directory in place of the one below, with which it has nothing in common."""
         os.setxattr(directory, OVERLAY_OPAQUE, b"y")
-        self._implied.pop(way, None)  # nothing below shows through, so there is nothing to inherit
+        self._implied.pop(way, None)
 
     # -- entries
 

@@ -85,13 +85,15 @@ async def test_an_image_is_on_disk_as_its_layers_say(images: Store, fake: fakes.
 async def test_directories_that_a_layer_only_implies_keep_what_they_are(
     images: Store, fake: fakes.Registry, mountpoint: Path
 ) -> None:
-    """NEXT has tmp/x without tmp, and var/lib/data without var."""
+    """NEXT has tmp/x without tmp, and an opaque var/lib/data that it does not describe."""
     fake.add("1", IMAGE)
     image = images.images.find(await images.puller.pull(f"{fake.host}/test/image:1"))
     assert image is not None
     root = await images.mounted(image, mountpoint)
     assert stat.S_IMODE((root / "tmp").stat().st_mode) == 0o1777
     assert (root / "tmp").stat().st_mtime == 1_700_000_000
+    data = (root / "var/lib/data").stat()
+    assert (stat.S_IMODE(data.st_mode), data.st_uid, data.st_gid) == (0o750, 33, 33)
 
 
 @pytest.mark.parametrize("docker", [False, True], ids=["oci", "docker"])
