@@ -59,6 +59,11 @@ class Group:
                 raise TimeoutError(f"processes are left in {path}: {self._cgroups.processes(path)}")
             time.sleep(0.002)
 
+    def handles(self, path: str, signal: int) -> bool:
+        """Whether the process in the cgroup has blocked the signal (and takes it from a descriptor) or catches it."""
+        masks = (_signals(pid) for pid in self._cgroups.processes(path))
+        return any(mask >> (signal - 1) & 1 for mask in masks)
+
     def remove(self, path: str = "") -> None:
         """Remove the groups at and below `path` (default: all), as far as they are empty."""
         for top in self._cgroups.directories(path or self.path):
@@ -82,6 +87,16 @@ def _groups(pid: int) -> str:
         return Path(f"/proc/{pid}/cgroup").read_text()
     except OSError:
         return ""
+
+
+def _signals(pid: int) -> int:
+    """Blocked or caught, as a bit mask (proc_pid_status(5)). 0 if it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    blocked, caught = (int(line.split()[1], 16) for line in lines if line.startswith(("SigBlk", "SigCgt")))
+    return blocked | caught
 
 
 def pss_mb(pids: Iterable[int]) -> float:

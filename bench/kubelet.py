@@ -5,6 +5,7 @@ Synchronous gRPC: an empty call costs about 0.3 ms of the client, which is part 
 
 from __future__ import annotations
 
+import signal
 import socket
 import time
 import uuid
@@ -133,6 +134,16 @@ class Pod:
         request = pb.ExecSyncRequest(container_id=self.containers[0], cmd=command, timeout=GRACE)
         reply = self.kubelet.call("ExecSync", request)
         assert reply.exit_code == 0, f"{command} in {self.containers[0]}: exit code {reply.exit_code}"
+
+    def settle(self) -> None:
+        """Until each payload handles SIGTERM. Before that, the kernel drops it: process 1 of a PID namespace has no
+        default action (pid_namespaces(7)), and the whole grace period would pass."""
+        for id in self.containers:
+            deadline = time.monotonic() + GRACE
+            while not self.kubelet.group.handles(f"{self.cgroup}/{id}", signal.SIGTERM):
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"the payload of {id} does not handle SIGTERM")
+                time.sleep(0.0005)
 
     def stop(self) -> None:
         """StopContainer for each."""

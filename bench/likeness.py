@@ -106,6 +106,7 @@ def observe(side: Side) -> dict[str, Facts]:
         pod.run()
         pod.start()
         found[network] = read(side, pod)
+        pod.settle()
         pod.remove()
         pod.forget()
     return found

@@ -59,6 +59,7 @@ def _pod_start(side: Side, *, host_network: bool) -> float:
     with side.clock() as took:
         pod.run()
         pod.start()
+    pod.settle()
     pod.remove()
     pod.forget()
     return took.ms
@@ -69,6 +70,7 @@ def _life_cycle(side: Side, *, host_network: bool) -> float:
     with side.clock() as took:
         pod.run()
         pod.start()
+        pod.settle()
         pod.remove()
     pod.forget()
     return took.ms
@@ -114,6 +116,7 @@ def stop_container(side: Side) -> float:
     pod = side.kubelet.pod()
     pod.run()
     pod.start()
+    pod.settle()
     with side.clock() as took:
         pod.stop()
     pod.remove()

@@ -125,6 +125,7 @@ class Side(ABC):
                 pod.run()
             while len(pod.containers) < containers:
                 pod.start("main" if not pod.containers else f"more-{len(pod.containers)}")
+            pod.settle()
 
         self._for_each(self.pods, grow)
 
@@ -190,5 +191,6 @@ def prepare(side: Side) -> None:
         pod.run()
         pod.start()
         pod.exec("/bin/true")
+        pod.settle()
         pod.remove()
         pod.forget()
