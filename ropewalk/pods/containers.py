@@ -70,6 +70,7 @@ class Containers:
         self._boot_id = boot_id
         self._now = now
         self._flights: Flights[Container] = Flights(abandon=False)
+        self._changes: Flights[None] = Flights(abandon=False)  # a client that leaves does not leave a change half-way
         self._built: dict[str, build.Built] = {}  # what CREATE acts on, while it is under way
         self._watches: dict[str, asyncio.Task[None]] = {}
         self._asked_to_stop: set[str] = set()
@@ -237,7 +238,11 @@ class Containers:
     # Start.
 
     async def start(self, id: str) -> None:
+        """Run a created container."""
         container = self.get(id)
+        await self._changes.join(f"start of container {container.id}", lambda: self._start(container))
+
+    async def _start(self, container: Container) -> None:
         async with self._queues.making(container.pod_id):
             container = self.containers[container.id]
             if container.phase is not ContainerPhase.CREATED or container.task is None:
@@ -333,6 +338,9 @@ class Containers:
         container = self._resolve(id)
         if container is None:
             return
+        await self._changes.join(f"removal of container {container.id}", lambda: self._remove_in_turn(container))
+
+    async def _remove_in_turn(self, container: Container) -> None:
         async with self._queues.turn(container.pod_id):
             await self._remove(container.id)
 

@@ -67,6 +67,7 @@ class Sandboxes:
         self._boot_id = boot_id
         self._now = now
         self._flights: Flights[Pod] = Flights(abandon=False)
+        self._changes: Flights[None] = Flights(abandon=False)  # a client that leaves does not leave a change half-way
         self._watches: dict[str, asyncio.Task[None]] = {}
 
     def get(self, id: str) -> Pod:
@@ -205,11 +206,13 @@ class Sandboxes:
     async def stop(self, id: str) -> None:
         """Everything of the pod ends and its network is released; absent is fine."""
         pod = self._resolve(id)
-        if pod is None or pod.torn_down:
-            return
-        async with self._queues.overtake(pod.id):
-            if pod.id in self.pods:
-                await self._stop(pod.id)
+        if pod is not None and not pod.torn_down:
+            await self._changes.join(f"stop of pod sandbox {pod.id}", lambda: self._stop_first(pod.id))
+
+    async def _stop_first(self, id: str) -> None:
+        async with self._queues.overtake(id):
+            if id in self.pods:
+                await self._stop(id)
 
     async def _stop(self, id: str) -> None:
         self.pods.apply(id, phases.notready, derivable=True)
@@ -222,16 +225,18 @@ class Sandboxes:
     async def remove(self, id: str) -> None:
         """Stop it if need be, remove its containers, then the row; absent is fine."""
         pod = self._resolve(id)
-        if pod is None:
-            return
-        async with self._queues.overtake(pod.id):
-            if pod.id not in self.pods:
+        if pod is not None:
+            await self._changes.join(f"removal of pod sandbox {pod.id}", lambda: self._remove(pod.id))
+
+    async def _remove(self, id: str) -> None:
+        async with self._queues.overtake(id):
+            if id not in self.pods:
                 return
-            if not self.pods[pod.id].torn_down:
-                await self._stop(pod.id)
-            await self._containers.remove_all(pod.id)
-            self.pods.remove(pod.id)
-        self._queues.forget(pod.id)
+            if not self.pods[id].torn_down:
+                await self._stop(id)
+            await self._containers.remove_all(id)
+            self.pods.remove(id)
+        self._queues.forget(id)
 
     def _resolve(self, id: str) -> Pod | None:
         try:

@@ -64,9 +64,6 @@ class Stats:
         self._now = now
         self._rates = Rates()
 
-    async def container(self, id: str) -> ContainerStats:
-        return (await self.containers([id]))[0]
-
     async def containers(self, ids: Iterable[str]) -> list[ContainerStats]:
         """One answer per id that still exists, in order."""
         found = [c for id in ids if (c := self._containers.get(id)) is not None]

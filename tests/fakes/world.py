@@ -172,7 +172,7 @@ class FakeSnapshotter(Snapshotter):
     def directory(self, key: str) -> str:
         return f"/snapshots/{key}"
 
-    async def commit(self, name: str, key: str, *, usage: Usage | None = None) -> None:
+    async def commit(self, name: str, key: str, *, usage: Usage | None = None, synced: bool = False) -> None:
         raise RopewalkError("layers are not made here", kind=Kind.UNSUPPORTED)
 
     async def remove(self, key: str) -> None:

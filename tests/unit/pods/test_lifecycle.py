@@ -288,3 +288,23 @@ class TestAfterAKill:
         await daemon.recovery.run()
         await stop
         assert daemon.containers.get(id).phase is ContainerPhase.EXITED
+
+
+async def test_a_client_that_leaves_does_not_leave_a_start_half_way(bench: Bench) -> None:
+    pod = await bench.daemon.sandboxes.run(pod_spec())
+    container = await bench.daemon.containers.create(pod.id, container_spec())
+    gate = asyncio.Event()
+
+    async def hook(where: str) -> None:
+        if where == "start":
+            await gate.wait()
+
+    bench.world.hook = hook
+    first = asyncio.ensure_future(bench.daemon.containers.start(container.id))
+    await settle()
+    first.cancel()
+    retry = asyncio.ensure_future(bench.daemon.containers.start(container.id))
+    await settle()
+    gate.set()
+    await retry
+    assert phase(bench, container.id) is ContainerPhase.RUNNING
