@@ -18,7 +18,7 @@ from ropewalk.images import jobs
 from ropewalk.images.worker import inherit, layer, resolve
 
 SOCKET = 3
-NICENESS = 5  # pulls yield to what answers the kubelet
+NICENESS = 10  # pulls yield to what answers the kubelet
 
 
 def main() -> None:
