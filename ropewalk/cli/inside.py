@@ -1,0 +1,62 @@
+"""Exit codes of `run` and `exec`: what ran inside decides; from 125 on they speak of us, as docker's do.
+
+125  Ropewalk, the endpoint or the request failed
+126  the command is there and cannot be executed
+127  there is no such command
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+from collections.abc import Iterator
+
+import click
+
+from ropewalk.errors import Kind, RopewalkError
+
+FAILED, NOT_EXECUTABLE, NO_COMMAND = 125, 126, 127
+INTERRUPTED = 130
+HELP = "Exits with the command's code; 125: Ropewalk failed, 126: the command cannot be executed, 127: there is none."
+# What crun and runc say when the program cannot be executed. The CRI has no field for it.
+_NO_COMMAND = re.compile(r"executable file .*not found|exec: \".*\": (stat .*: )?no such file", re.DOTALL)
+_NOT_EXECUTABLE = re.compile(
+    r"open executable|exec format error|exec: \".*\": (permission denied|is a directory)", re.DOTALL
+)
+
+
+class NotExecuted(RopewalkError):
+    """The command itself could not be executed; `code` says how."""
+
+    def __init__(self, error: RopewalkError, code: int) -> None:
+        super().__init__(error.message, hint=error.hint, kind=error.kind)
+        self.code = code
+
+
+@contextlib.contextmanager
+def exits() -> Iterator[None]:
+    """An error inside is a line on stderr and one of the codes above."""
+    try:
+        yield
+    except RopewalkError as error:
+        click.echo(f"ropewalk: {error}", err=True)
+        interrupted = error.kind is Kind.CANCELLED
+        sys.exit(error.code if isinstance(error, NotExecuted) else INTERRUPTED if interrupted else FAILED)
+
+
+@contextlib.contextmanager
+def execution() -> Iterator[None]:
+    """Around the call that executes a command: an error that is the command's own becomes NotExecuted."""
+    try:
+        yield
+    except RopewalkError as error:
+        code = classify(error.message)
+        raise (error if code == FAILED else NotExecuted(error, code)) from None
+
+
+def classify(text: str) -> int:
+    """The code for a runtime's message."""
+    if _NO_COMMAND.search(text):
+        return NO_COMMAND
+    return NOT_EXECUTABLE if _NOT_EXECUTABLE.search(text) else FAILED
