@@ -41,25 +41,29 @@ class DidNotBoot(Exception):
 
 
 class Machine(channel.Channel):
-    """`with Machine() as vm: vm.run("uname", "-a")`. `images`: attach the disk with the test images."""
+    """`with Machine() as vm: vm.run("uname", "-a")`. `images`: with the disk of the test images. `attach`: the
+    directory of a VM that runs and that nobody speaks to, which is then left running."""
 
-    def __init__(self, *, images: bool = False) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="ropewalk-lab-", dir="/var/tmp"))
+    def __init__(self, *, images: bool = False, attach: Path | None = None) -> None:
+        self.directory = attach or Path(tempfile.mkdtemp(prefix="ropewalk-lab-", dir="/var/tmp"))
         self.console = self.directory / "console.log"
         self.boot_id = ""
         self._images = image.ensure_images() if images else None
         self._listeners: list[socket.socket] = []
-        disk = image.ensure()
-        self.process = subprocess.Popen(
-            self._command(disk),
-            stdin=subprocess.DEVNULL,
-            stdout=(self.directory / "qemu.log").open("wb"),
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "TMPDIR": "/var/tmp"},
-            start_new_session=True,
-        )
+        self.process = None if attach else self._start(image.ensure())
         self._wait_for(self.directory / "agent")
         super().__init__(self.directory / "agent")
+
+    def _start(self, disk: image.Image) -> subprocess.Popen[bytes]:
+        with (self.directory / "qemu.log").open("wb") as log:
+            return subprocess.Popen(
+                self._command(disk),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "TMPDIR": "/var/tmp"},  # where the overlays lie, unlinked
+                start_new_session=True,
+            )
 
     def _command(self, disk: image.Image) -> list[str]:
         disks = [disk.disk, *([self._images] if self._images else [])]
@@ -99,13 +103,14 @@ class Machine(channel.Channel):
             with contextlib.suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)
             listener.close()
-        self.process.kill()
-        self.process.wait()
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            shutil.rmtree(self.directory, ignore_errors=True)
         super().close()
-        shutil.rmtree(self.directory, ignore_errors=True)
 
     def alive(self) -> bool:
-        return self.process.poll() is None
+        return self.process is None or self.process.poll() is None
 
     def reboot(self) -> None:
         """As an administrator does it: systemd stops every service."""
@@ -150,9 +155,9 @@ class Machine(channel.Channel):
                         raise RuntimeError(f"QEMU: {execute}: {answer['error']}")
 
     def _mount_images(self) -> None:
-        target = f"{CACHE}/{image.images_name()}"
-        self.run("mkdir", "-p", target)
-        self.run("mount", "/dev/disk/by-label/images", target)
+        """Where the guest's own tools look for them."""
+        script = 'mkdir -p "$1"; mountpoint -q "$1" || mount LABEL=images "$1"'
+        self.run("sh", "-c", script, "sh", f"{CACHE}/{image.images_name()}")
 
     def _mount_again(self) -> None:
         if self._images:
@@ -188,6 +193,7 @@ class Machine(channel.Channel):
     def forward(self, path: str) -> str:
         """A unix socket of the guest, as one of this machine: its path here."""
         here = self.directory / f"socket-{len(self._listeners)}"
+        here.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(here))
         listener.listen(16)
@@ -200,8 +206,7 @@ class Machine(channel.Channel):
             while True:
                 accepted, _ = listener.accept()
                 stream = self.open(frames.Kind.CONNECT, path.encode())
-                threading.Thread(target=_to_guest, args=(accepted, stream), daemon=True).start()
-                threading.Thread(target=_from_guest, args=(accepted, stream), daemon=True).start()
+                threading.Thread(target=_relay, args=(accepted, stream), daemon=True).start()
 
 
 def _root_owned(member: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -210,20 +215,25 @@ def _root_owned(member: tarfile.TarInfo) -> tarfile.TarInfo:
     return member
 
 
+def _relay(accepted: socket.socket, stream: channel.Stream) -> None:
+    """Both directions of one connection, until the guest has closed it."""
+    sender = threading.Thread(target=_to_guest, args=(accepted, stream), daemon=True)
+    sender.start()
+    with contextlib.suppress(OSError, channel.Gone):
+        while (frame := stream.receive()).kind == frames.Kind.DATA and frame.payload:
+            accepted.sendall(frame.payload)
+    with contextlib.suppress(OSError):
+        accepted.shutdown(socket.SHUT_RDWR)
+    sender.join()
+    accepted.close()
+
+
 def _to_guest(accepted: socket.socket, stream: channel.Stream) -> None:
     with contextlib.suppress(OSError):
         while data := accepted.recv(channel.CHUNK):
             stream.write(data)
     with contextlib.suppress(OSError):
         stream.write(b"")
-
-
-def _from_guest(accepted: socket.socket, stream: channel.Stream) -> None:
-    with contextlib.suppress(OSError, channel.Gone):
-        while (frame := stream.receive()).kind == frames.Kind.DATA and frame.payload:
-            accepted.sendall(frame.payload)
-    with contextlib.suppress(OSError):
-        accepted.shutdown(socket.SHUT_RDWR)
 
 
 def echo(kind: frames.Kind, data: bytes) -> None:
