@@ -15,7 +15,7 @@ import threading
 import tty
 from types import FrameType
 
-from tools.lab import channel, machine
+from tools.lab import channel, image, machine
 from tools.lab.frames import Kind
 
 
@@ -23,7 +23,7 @@ def shell(vm: machine.Machine, command: list[str]) -> int:
     """On the guest's side of a terminal."""
     size = shutil.get_terminal_size()
     environment = {"TERM": os.environ.get("TERM", "linux")}
-    stream = vm.start(command, env=environment, cwd=machine.TREE, tty=[size.lines, size.columns])
+    stream = vm.start(command, env=environment, cwd=image.TREE, tty=[size.lines, size.columns])
 
     def resized(_: int, __: FrameType | None) -> None:
         size = shutil.get_terminal_size()
@@ -47,7 +47,7 @@ def run(vm: machine.Machine, command: list[str]) -> int:
     """With this program's standard input (unless that is a terminal) and output; SIGINT and SIGTERM go to it."""
     if os.isatty(0) and os.isatty(1):
         return shell(vm, command)
-    stream = vm.start(command, cwd=machine.TREE)
+    stream = vm.start(command, cwd=image.TREE)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: stream.send(Kind.SIGNAL, str(number).encode()))
 
@@ -71,7 +71,7 @@ def main() -> int:
         with machine.Machine(images=images) as vm:
             vm.put_tree()
             if not command:
-                print(f"the lab VM: the working tree is in {machine.TREE}; leave the shell to end it", flush=True)
+                print(f"the lab VM: the working tree is in {image.TREE}; leave the shell to end it", flush=True)
             code = run(vm, command or ["bash", "-l"])
     except (machine.DidNotBoot, channel.Gone, OSError) as error:
         print(f"./dev vm: {error}", file=sys.stderr)

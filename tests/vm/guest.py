@@ -49,9 +49,8 @@ class Lab:
         self.vm.write("/etc/ropewalk/config.toml", CONFIG)
         if not self.exists("/opt/ropewalk/bin/pip"):
             self.run("python3", "-m", "venv", "/opt/ropewalk", timeout=200)
-        pip = ("/opt/ropewalk/bin/pip", "-q", "--no-cache-dir", "--disable-pip-version-check")
-        offline = ("--no-index", "--find-links", image.WHEELS)
-        self.run(*pip, "install", *offline, f"/root/{wheel.name}", timeout=600)
+        offline = ("--no-index", "--find-links", image.WHEELS, "--disable-pip-version-check")
+        self.run("/opt/ropewalk/bin/pip", "-q", "install", *offline, f"/root/{wheel.name}", timeout=600)
         self.run("ln", "-sf", "/opt/ropewalk/bin/ropewalk", "/usr/bin/ropewalk")
         self.run("systemctl", "daemon-reload")
         self.run("systemctl", "enable", "--now", "lab-registry", "ropewalk", timeout=READY)
@@ -67,9 +66,7 @@ class Lab:
         }
         self.vm.write("/etc/lab-registry.json", json.dumps(configuration))
         self.vm.write("/etc/systemd/system/lab-registry.service", REGISTRY_UNIT.format(storage=storage))
-        self.vm.write(
-            "/etc/fstab", f"LABEL=images {machine.CACHE}/{image.images_name()} ext4 defaults,nofail 0 0\n"
-        )
+        self.vm.write("/etc/fstab", f"LABEL=images {machine.CACHE}/{image.images_name()} ext4 defaults,nofail 0 0\n")
         for name in ("docker.io", "registry.k8s.io"):
             hosts = f'[host."http://{REGISTRY}"]\ncapabilities = ["pull", "resolve"]\n'
             self.vm.write(f"/etc/containerd/certs.d/{name}/hosts.toml", hosts)
@@ -101,7 +98,7 @@ class Lab:
     def trace(self) -> set[str]:
         """tools.trace's snapshot, taken in the guest."""
         program = "import json; from tools import trace; print(json.dumps(sorted(trace.snapshot())))"
-        said = self.run(f"{image.DEV}/bin/python", "-c", program, cwd=machine.TREE).text
+        said = self.run(f"{image.DEV}/bin/python", "-c", program, cwd=image.TREE).text
         return {line for line in json.loads(said) if "tools import trace" not in line}
 
     # The daemon.
@@ -138,5 +135,3 @@ class Pod(workload.Pod):
         with contextlib.suppress(channel.Failed):
             return self.lab.read(f"{self.spec.log_directory}/{name}.log")
         return ""
-
-

@@ -139,7 +139,7 @@ async def test_a_command_that_outlives_its_limit_is_killed(
     sandbox = await run_pod()
     id = await sandbox.start("main", "sleep", "600")
     (main,) = lab.processes(sandbox.cgroup())
-    with pytest.raises(RopewalkError, match="2 s|timed out|deadline"):
+    with pytest.raises(RopewalkError, match="2 s"):
         await client.exec_sync(id, ["sh", "-c", "sleep 500 & sleep 501"], timeout=2)
     async with asyncio.timeout(30):
         while lab.processes(sandbox.cgroup()) != [main]:

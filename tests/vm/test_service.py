@@ -1,4 +1,4 @@
-"""The service comes and goes; pods stay. systemd ends what is in the unit's cgroup, so nothing of theirs may be there."""
+"""The service comes and goes; pods stay. What is in the unit's cgroup may end with it: nothing of theirs is."""
 
 from __future__ import annotations
 
@@ -85,9 +85,7 @@ async def test_an_end_while_the_service_is_down_is_known_afterwards(
     assert status.exit_code == 137
 
 
-async def test_the_whole_unit_killed_leaves_pods_running(
-    lab: guest.Lab, client: cri.Client, running: Running
-) -> None:
+async def test_the_whole_unit_killed_leaves_pods_running(lab: guest.Lab, client: cri.Client, running: Running) -> None:
     """`systemctl kill` reaches every process of the unit's cgroup, whatever KillMode says."""
     before = lab.pid()
     lab.run("systemctl", "kill", "--kill-whom=all", "--signal=SIGKILL", "ropewalk")

@@ -98,18 +98,20 @@ class Command(Stream):
             self.process = subprocess.Popen(argv, stdin=inner, stdout=inner, stderr=inner, **options)
             os.close(inner)
         else:
-            pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-            self.process = subprocess.Popen(argv, start_new_session=True, **pipes, **options)
+            pipe = subprocess.PIPE
+            self.process = subprocess.Popen(
+                argv, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True, **options
+            )
 
     def run(self) -> None:
+        streams = self.process.stdin, self.process.stdout, self.process.stderr
         if self.terminal >= 0:
-            outputs = [(os.dup(self.terminal), Kind.STDOUT)]
-            given, end = self.terminal, lambda: os.write(self.terminal, b"\x04")
+            outputs = [(self.terminal, Kind.STDOUT)]
+            threading.Thread(target=self.pass_on, args=(self.terminal, self.end_of_file), daemon=True).start()
         else:
-            assert self.process.stdin and self.process.stdout and self.process.stderr
-            outputs = [(self.process.stdout.fileno(), Kind.STDOUT), (self.process.stderr.fileno(), Kind.STDERR)]
-            given, end = self.process.stdin.fileno(), self.process.stdin.close
-        threading.Thread(target=self.pass_on, args=(given, end), daemon=True).start()
+            given, out, err = (stream for stream in streams if stream is not None)
+            outputs = [(out.fileno(), Kind.STDOUT), (err.fileno(), Kind.STDERR)]
+            threading.Thread(target=self.pass_on, args=(given.fileno(), given.close), daemon=True).start()
         copies = [threading.Thread(target=self.copy, args=output, daemon=True) for output in outputs]
         for thread in copies:
             thread.start()
@@ -119,6 +121,11 @@ class Command(Stream):
             thread.join(max(0.0, deadline - time.monotonic()))
         self.send(Kind.EXIT, json.dumps({"code": code}).encode())
         self.given.put(None)
+        if self.terminal >= 0:
+            os.close(self.terminal)
+
+    def end_of_file(self) -> None:
+        os.write(self.terminal, b"\x04")
 
     def signal(self, number: int) -> None:
         with contextlib.suppress(OSError):
@@ -140,14 +147,16 @@ class Connection(Stream):
 
     def run(self) -> None:
         fd = self.socket.fileno()
-        end = lambda: self.socket.shutdown(socket.SHUT_WR)  # noqa: E731
-        writer = threading.Thread(target=self.pass_on, args=(fd, end), daemon=True)
+        writer = threading.Thread(target=self.pass_on, args=(fd, self.finish), daemon=True)
         writer.start()
         self.copy(fd, Kind.DATA)
         self.send(Kind.DATA)
         writer.join()
         self.socket.close()
         self.send(Kind.EXIT, b'{"code": 0}')
+
+    def finish(self) -> None:
+        self.socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -216,4 +225,4 @@ class Agent:
 
 
 if __name__ == "__main__":
-    sys.exit(Agent(Port(sys.argv[1] if len(sys.argv) > 1 else PORT)).serve())
+    Agent(Port(sys.argv[1] if len(sys.argv) > 1 else PORT)).serve()

@@ -1,16 +1,14 @@
 """The guest's disk: Debian 12 with systemd, the runtimes and our agent, made once and kept in the tools' cache.
 
-Two environments wait in it: /opt/ropewalk-dev with everything of tools/requirements.lock, for the test suites, and
-WHEELS, from which a user's `pip install --no-index` works. Ropewalk itself is not in it.
+Two environments wait in it: DEV with everything of tools/requirements.lock and TREE, for the test suites, and WHEELS,
+from which a user's `pip install --no-index` works. Ropewalk itself is not in it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 SUITE, PYTHON = "bookworm", "3.11"
 WHEELS = "/usr/local/share/wheels"
 DEV = "/opt/ropewalk-dev"
+TREE = "/root/ropewalk"  # where the working tree is put
 AGENT = "/usr/local/lib/ropewalk-lab"
 SPACE = 4 << 30  # bytes free in the guest; the file is sparse
 # Beside tools/packages.txt: what makes it a machine, and what Debian 12 has of what Ropewalk works with.
@@ -56,14 +55,15 @@ FILES = {
     "etc/hosts": "127.0.0.1 localhost\n127.0.1.1 lab\n::1 localhost\n",
     "etc/machine-id": "6c6162206f6620726f706577616c6b21\n",  # a given one: no first boot with its presets
     "etc/systemd/system/ropewalk-lab.service": UNIT,
-    "etc/tmpfiles.d/lab.conf": "d /var/log/journal 2755 root systemd-journal\n",
-    # What runs by itself on a Debian system costs seconds of a boot, and figures of whoever measures.
-    **dict.fromkeys(("root/.hushlogin",), ""),
+    "etc/systemd/journald.conf.d/lab.conf": "[Journal]\nStorage=persistent\n",
+    "root/.hushlogin": "",
 }
+# What runs by itself on a Debian system costs seconds of a boot, and spoils the figures of whoever measures.
 MASKED = (
-    "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "docker-registry.service", "e2scrub_all.timer",
-    "e2scrub_reap.service", "fstrim.timer", "getty@tty1.service", "serial-getty@ttyS0.service", "man-db.timer",
-    "systemd-timesyncd.service",
+    "apt-daily.timer", "apt-daily-upgrade.timer", "docker-registry.service",
+    "dpkg-db-backup.timer", "e2scrub_all.timer", "e2scrub_reap.service", "fstrim.timer", "getty@tty1.service",
+    "man-db.timer", "modprobe@.service", "serial-getty@ttyS0.service", "systemd-binfmt.service", "systemd-timesyncd.service", "systemd-update-utmp.service",
+    "systemd-update-utmp-runlevel.service",
 )  # fmt: skip
 
 
@@ -101,7 +101,8 @@ def make_environment(root: Path, work: Path) -> None:
     Python installs them, here, at full speed."""
     lock = ROOT / "tools/requirements.lock"
     target = ("--python-version", PYTHON, "--only-binary=:all:", "--implementation=cp", "--no-deps")
-    kinds = tuple(f"--platform=manylinux{kind}_x86_64" for kind in ("_2_28", "_2_17", "2014", "_2_12", "2010", "_2_5", "1"))
+    platforms = ("_2_28", "_2_17", "2014", "_2_12", "2010", "_2_5", "1")
+    kinds = tuple(f"--platform=manylinux{platform}_x86_64" for platform in platforms)
     wheels = root / WHEELS[1:]
     debian.run(
         sys.executable, "-m", "pip", "-q", "download", "--disable-pip-version-check", "--require-hashes", *target,
@@ -113,6 +114,7 @@ def make_environment(root: Path, work: Path) -> None:
     debian.run(*pip, "install", "--no-index", "--find-links", WHEELS, "-r", "/tmp/requirements.lock")
     debian.run("chroot", root, f"{DEV}/bin/python", "-m", "compileall", "-q", "/usr/lib/python3", DEV)
     (root / "tmp/requirements.lock").unlink()
+    (root / f"{DEV[1:]}/lib/python{PYTHON}/site-packages/ropewalk.pth").write_text(f"{TREE}\n")
 
 
 def configure(root: Path) -> None:
@@ -163,7 +165,7 @@ def ensure() -> Image:
     parts = [Path(__file__).read_bytes(), (ROOT / "tools/requirements.lock").read_bytes(), *guest_modules().values()]
     key = hashlib.sha256(b"\0".join([*parts, " ".join(packages()).encode()])).hexdigest()[:16]
     if not (debian.CACHE / f"lab-{key}").exists():
-        print("making the lab VM's disk from Debian packages (once, about two minutes) ...", file=sys.stderr, flush=True)
+        print("making the lab VM's disk from Debian packages (once, 2 minutes) ...", file=sys.stderr, flush=True)
     directory = debian.ensure_cached("lab", key, make)
     return Image(directory / "disk", directory / "kernel", directory / "initrd")
 

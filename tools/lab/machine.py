@@ -26,7 +26,6 @@ from tools import debian
 from tools.lab import channel, frames, image
 
 BOOT = 120.0  # seconds; it takes about 15 when the machine is quiet
-TREE = "/root/ropewalk"  # where the working tree is put
 CACHE = "/var/cache/ropewalk-dev"  # in the guest
 MEMORY = "2G"
 PROCESSORS = 2
@@ -93,9 +92,7 @@ class Machine(channel.Channel):
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
     def close(self) -> None:
@@ -173,7 +170,7 @@ class Machine(channel.Channel):
         quoted = shlex.quote(path)
         self.run("sh", "-c", f"mkdir -p $(dirname {quoted}) && cat >{quoted}", input=data)
 
-    def put_tree(self, *, target: str = TREE) -> None:
+    def put_tree(self, *, target: str = image.TREE) -> None:
         """The working tree as git sees it, and the generated code."""
         listed = debian.run("git", "-C", image.ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
         names = [name for name in listed.split("\0") if name]
