@@ -57,6 +57,8 @@ class Driver(handler.Handler):
         self.apart = bundle.is_propagating(self.containers)
         self.command = command.Command(program, self.root)
         self.monitor = conmon.Conmon(watcher, exits=exits, sockets=self.sockets, cgroups=self.cgroups)
+        self.probing: set[str] = set()  # ids of probes under way, which no row owns
+        self.began = time.time()
 
     def _bundle(self, id: str) -> bundle.Bundle:
         return bundle.Bundle(os.path.join(self.containers, id))
@@ -256,12 +258,14 @@ class Driver(handler.Handler):
         return [name for name in os.listdir(self.root) if not name.startswith(".")]
 
     async def sweep(self, owned: set[str]) -> list[str]:
-        """`owned`: ids of containers, and of pods that have an init. Run when no create is under way."""
-        found = sorted({*os.listdir(self.containers), *self._states(), *self.monitor.exited()} - owned)
+        """`owned`: ids of containers, and of pods that have an init, at this moment: creates may be under way."""
+        present = {*os.listdir(self.containers), *self._states(), *self.monitor.exited()}
+        found = sorted(present - owned - self.probing)
         for id in found:
             await self.delete(id, "")
-        for name in os.listdir(self.sockets):
-            os.unlink(os.path.join(self.sockets, name))
+        for entry in os.scandir(self.sockets):
+            if entry.stat(follow_symlinks=False).st_mtime < self.began:  # of an earlier daemon's creates
+                os.unlink(entry.path)
         return found
 
 
