@@ -45,9 +45,9 @@ def read_outcome(report: Path) -> Outcome:
 
 def run_pytest(*arguments: str) -> Outcome:
     """One run of pytest; its own closing line is left out, failures and their logs are shown."""
-    with tempfile.TemporaryDirectory(prefix="ropewalk-test-", dir="/var/tmp") as directory:
+    with tempfile.TemporaryDirectory(prefix="rw-", dir="/var/tmp") as directory:
         report = Path(directory) / "report.xml"
-        own = (f"--junit-xml={report}", f"--basetemp={directory}/tests")  # runs side by side do not meet
+        own = (f"--junit-xml={report}", f"--basetemp={directory}/t")  # short: a socket's path has 107 bytes
         command = [sys.executable, "-m", "pytest", "-q", *own, *arguments]
         try:
             code = subprocess.run(command, cwd=lint.ROOT, check=False, timeout=LIMIT).returncode
