@@ -161,9 +161,21 @@ class Driver(handler.Handler):
 
     async def observe(self, id: str, task: Task) -> Observation:
         """A monitor that lives without its container is about to write the exit file: `wait` will tell."""
+        if not self._is_started(id):  # the killed daemon's `start` may still be at work
+            for pid in self._starters(id):
+                await ended(pid, process.start_time(pid) or 0)
         alive = process.is_alive(task.pid, task.pid_start) or process.is_alive(task.monitor_pid, task.monitor_start)
         exit = self.monitor.exit(id)
-        return Observation(alive=alive and exit is None, exit=exit)
+        return Observation(alive=alive and exit is None, exit=exit, started=self._is_started(id))
+
+    def _is_started(self, id: str) -> bool:
+        """crun, as runc, waits for `start` on a fifo beside its state, and removes it then."""
+        state = os.path.join(self.root, id)
+        return os.path.isdir(state) and not os.path.lexists(os.path.join(state, "exec.fifo"))
+
+    def _starters(self, id: str) -> list[int]:
+        own = {b"start", os.fsencode(f"--root={self.root}")}
+        return [pid for pid in process.find(os.fsencode(id)) if own <= set(process.command_line(pid))]
 
     # Working inside
 
