@@ -34,11 +34,11 @@ class Entry(Struct, frozen=True, omit_defaults=True):
     network: conflist.Network
     arguments: str = ""  # CNI_ARGS
     capabilities: dict[str, Any] = field(default_factory=dict)
-    result: msgspec.Raw | None = None
+    result: dict[str, Any] | None = None
 
     @property
     def previous(self) -> bytes:
-        return b"" if self.result is None else bytes(self.result)
+        return b"" if self.result is None else msgspec.json.encode(self.result)
 
 
 class Cache:

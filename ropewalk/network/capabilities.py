@@ -20,7 +20,7 @@ MIN_RATE, MAX_RATE = 1_000, 10**15  # bits per second, as kubelet limits them
 BURST = (1 << 32) - 1  # bits: no limit of its own; the bandwidth plugin takes up to 4 GiB
 
 # apimachinery pkg/api/resource/quantity.go
-_QUANTITY = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))(?:([kMGTPE]i|[mkMGTPE]?)|[eE]([+-]?\d{1,3}))")
+_QUANTITY = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))(?:([kMGTPE]i|[mkMGTPE]?)|[eE]([+-]?\d{1,3}))", re.ASCII)
 _SUFFIXES = {"": 0, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _BINARY = {"ki": 1, "Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4, "Pi": 5, "Ei": 6}
 

@@ -234,7 +234,7 @@ class Cni(mode.Mode):
                 )
                 self._cache.write(entry)
                 said = await self._add(entry)
-                self._cache.write(replace(entry, result=msgspec.Raw(said)))
+                self._cache.write(replace(entry, result=msgspec.json.decode(said)))
             attached = self._describe(attachment, result.parse(said), inside)
         self._pods[pod_id] = attached
         return attached
