@@ -216,7 +216,9 @@ class Cni(mode.Mode):
     def _usable(self) -> conflist.Network:
         if self._network is None:
             raise RopewalkError(
-                self.condition()[2], hint="see `network.cni` in the configuration", kind=Kind.UNAVAILABLE
+                self.condition()[2],
+                hint='a CNI installer puts one there; a single node may set network.mode = "bridge"',
+                kind=Kind.UNAVAILABLE,
             )
         return self._network
 
