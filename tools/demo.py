@@ -126,7 +126,7 @@ async def look(story: Story, client: cri.Client, server: workload.Pod) -> None:
     with story.phase("logs", "ropewalk logs web") as phase:
         lines = (await server.says("GET / ")).splitlines()
         phase.seen = f"{len(lines)} lines; {lines[0].split('] ')[-1][:20]}"
-    with story.phase("stats", "ropewalk stats") as phase:
+    with story.phase("stats", "ropewalk stats --no-stream") as phase:
         (stats,) = await client.container_stats(id=id)
         assert stats.cpu is not None
         assert stats.memory is not None

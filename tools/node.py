@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -27,6 +28,8 @@ from ropewalk.client import cri
 from tools import images, leftovers, registry, trace, workload
 
 REGISTRIES = ("docker.io", "registry.k8s.io")
+LEDGER = "DEV_NODES"  # environment: a file that lists what the names of all nodes of a test run contain
+POD_LOGS = Path("/var/log/pods")
 READY = 30.0  # seconds from start to Ready; it takes a fraction of one
 STOP = 20.0
 
@@ -58,8 +61,12 @@ class Node:
         self.config_file = self.base / "config.toml"
         self.process: subprocess.Popen[bytes] | None = None
         self.has_run = False
+        self._had_pod_logs = POD_LOGS.exists()
         self.logs.mkdir()
         Node.made.append(self)
+        if ledger := os.environ.get(LEDGER):
+            with open(ledger, "a") as file:
+                file.write("".join(f"{mark}\n" for mark in self.marks))
         hosts = self.base / "certs.d"
         for name in REGISTRIES if served is not None else ():
             assert served is not None
@@ -156,8 +163,15 @@ class Node:
         if self.process is None or self.process.poll() is not None:
             await self.start()
         async with self.client() as client:
+            logs = [await log_directory(client, pod.id) for pod in await client.pods()]
             await workload.remove_everything(client)
         self.stop()
+        for directory in logs:
+            if POD_LOGS in directory.parents:
+                shutil.rmtree(directory, ignore_errors=True)
+        if not self._had_pod_logs:
+            with contextlib.suppress(OSError):
+                POD_LOGS.rmdir()
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -180,6 +194,12 @@ class Node:
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         await self.close()
+
+
+async def log_directory(client: cri.Client, id: str) -> Path:
+    """Where a pod's logs are, as it was asked for: `ropewalk run` makes directories in POD_LOGS, as kubelet does."""
+    _, info = await client.inspect_pod(id, verbose=True)
+    return Path(json.loads(info["info"])["config"].get("log_directory", "/"))
 
 
 @contextlib.contextmanager

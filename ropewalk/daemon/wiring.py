@@ -92,7 +92,7 @@ class Daemon:
 
     def _build_pods(self) -> None:
         config, boot_id = self.config, process.boot_id()
-        facts = node.read_facts(self.cgroups, self.handlers[""].capabilities)
+        facts = node.read_facts(self.cgroups, self.handlers[""].capabilities, node.raise_open_files())
         queues = Queues()
         pods = Table(self.database, "pods", Pod, noun="pod sandbox")
         containers = Table(self.database, "containers", Container, noun="container")

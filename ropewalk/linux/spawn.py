@@ -33,6 +33,8 @@ _OBJECT = 512  # posix_spawnattr_t has 336 bytes in glibc, the file actions 80
 _PIPE = 65536  # one read
 
 
+started: set[int] = set()  # pids of children that are not reaped yet
+
 _add_close_from = getattr(libc.libc, "posix_spawn_file_actions_addclosefrom_np", None)
 
 
@@ -50,6 +52,7 @@ class Process:
         except ProcessLookupError:
             self.code = UNKNOWN
         else:
+            started.add(pid)
             self._loop.add_reader(self._pidfd, self._reap)
 
     def _reap(self) -> None:
@@ -61,6 +64,7 @@ class Process:
             if result is None:
                 return
             self.code = result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
+        started.discard(self.pid)
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
         for waiter in self._waiters:

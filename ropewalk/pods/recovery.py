@@ -143,6 +143,9 @@ class Recovery:
             seen = await self._handlers[container.handler].observe(container.id, container.task)
         decision = decide(container, self._boot_id, seen)
         apply = self._containers.containers.apply
+        if seen is not None and seen.started and container.phase is ContainerPhase.CREATED:
+            at = seen.exit.at if seen.exit is not None else self._now()  # StartContainer could not record it
+            apply(container.id, phases.started, at, derivable=True)
         if decision is Decision.UNDO:
             await self._undo_container(container.id)
         elif decision is Decision.WATCH:

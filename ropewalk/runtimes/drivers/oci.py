@@ -57,6 +57,8 @@ class Driver(handler.Handler):
         self.apart = bundle.is_propagating(self.containers)
         self.command = command.Command(program, self.root)
         self.monitor = conmon.Conmon(watcher, exits=exits, sockets=self.sockets, cgroups=self.cgroups)
+        self.probing: set[str] = set()  # ids of probes under way, which no row owns
+        self.began = time.time()
 
     def _bundle(self, id: str) -> bundle.Bundle:
         return bundle.Bundle(os.path.join(self.containers, id))
@@ -159,9 +161,21 @@ class Driver(handler.Handler):
 
     async def observe(self, id: str, task: Task) -> Observation:
         """A monitor that lives without its container is about to write the exit file: `wait` will tell."""
+        if not self._is_started(id):  # the killed daemon's `start` may still be at work
+            for pid in self._starters(id):
+                await ended(pid, process.start_time(pid) or 0)
         alive = process.is_alive(task.pid, task.pid_start) or process.is_alive(task.monitor_pid, task.monitor_start)
         exit = self.monitor.exit(id)
-        return Observation(alive=alive and exit is None, exit=exit)
+        return Observation(alive=alive and exit is None, exit=exit, started=self._is_started(id))
+
+    def _is_started(self, id: str) -> bool:
+        """crun, as runc, waits for `start` on a fifo beside its state, and removes it then."""
+        state = os.path.join(self.root, id)
+        return os.path.isdir(state) and not os.path.lexists(os.path.join(state, "exec.fifo"))
+
+    def _starters(self, id: str) -> list[int]:
+        own = {b"start", os.fsencode(f"--root={self.root}")}
+        return [pid for pid in process.find(os.fsencode(id)) if own <= set(process.command_line(pid))]
 
     # Working inside
 
@@ -256,12 +270,14 @@ class Driver(handler.Handler):
         return [name for name in os.listdir(self.root) if not name.startswith(".")]
 
     async def sweep(self, owned: set[str]) -> list[str]:
-        """`owned`: ids of containers, and of pods that have an init. Run when no create is under way."""
-        found = sorted({*os.listdir(self.containers), *self._states(), *self.monitor.exited()} - owned)
+        """`owned`: ids of containers, and of pods that have an init, at this moment: creates may be under way."""
+        present = {*os.listdir(self.containers), *self._states(), *self.monitor.exited()}
+        found = sorted(present - owned - self.probing)
         for id in found:
             await self.delete(id, "")
-        for name in os.listdir(self.sockets):
-            os.unlink(os.path.join(self.sockets, name))
+        for entry in os.scandir(self.sockets):
+            if entry.stat(follow_symlinks=False).st_mtime < self.began:  # of an earlier daemon's creates
+                os.unlink(entry.path)
         return found
 
 
