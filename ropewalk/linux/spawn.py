@@ -289,9 +289,11 @@ async def run(
     cwd: str = "/",
 ) -> Completed:
     """Run a program to its end, and return when it ends (not when its children let go of the pipes). At most
-    `limit` bytes of each stream are kept. It leads a process group, not a session: where sched_autogroup is on (any
-    node whose daemon is in the root cgroup) a new session costs a short program 5 ms on a busy node. After `timeout` seconds its process group is killed, Kind.TIMEOUT;
-    cancelled: killed too. A code other than 0 is the caller's to judge."""
+    `limit` bytes of each stream are kept. After `timeout` seconds its process group is killed, Kind.TIMEOUT;
+    cancelled: killed too. A code other than 0 is the caller's to judge.
+
+    It leads a process group, not a session: where sched_autogroup is on (and the daemon is in the root cgroup) a new
+    session costs a short program 5 ms on a busy node."""
     with contextlib.ExitStack() as stack:
         stdout, stderr = Output(limit), Output(limit)
         stack.callback(stdout.close)

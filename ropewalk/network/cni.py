@@ -53,7 +53,11 @@ class Config(Struct, frozen=True):
         bool, Meta(description="after a restart, ask the plugins about each pod (CHECK); a pod that fails is not ready")
     ] = False
     gc: Annotated[
-        bool, Meta(description="after a restart, let the plugins free what belongs to no pod (GC, CNI 1.1)")
+        bool,
+        Meta(
+            description="after a restart, let the plugins free what belongs to no pod (GC, CNI 1.1); false if "
+            "something that does not use libcni attaches to the same network"
+        ),
     ] = True
 
 
@@ -199,7 +203,10 @@ class Cni(mode.Mode):
     def set_pod_cidr(self, cidr: str) -> None:
         """For plugins that declare the capability ipRanges."""
         self._cidrs = _split(cidr)
-        self._cache.write_pod_cidr(cidr)
+        try:
+            self._cache.write_pod_cidr(cidr)
+        except OSError as error:
+            log.warning("the pod CIDR is not kept for the next start", extra={"cidr": cidr, "error": str(error)})
 
     # One pod.
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from msgspec import Meta
+from msgspec.structs import replace
 
 from ropewalk.network import bridged, cni, netns
 from ropewalk.network.attachment import Attachment
@@ -36,9 +37,16 @@ class Network:
     def __init__(
         self, config: Config, *, instance: str, tag: str, directory: str, netns_directory: str = netns.DIRECTORY
     ) -> None:
-        self.bridge = bridged.Bridged(config, instance=instance, tag=tag, netns_directory=netns_directory)
+        ready = {config.mode: config.ready}  # for new pods; the other mode has only old ones
+        self.bridge = bridged.Bridged(
+            replace(config, ready=ready.get("bridge", 0)), instance=instance, tag=tag, netns_directory=netns_directory
+        )
         self.cni = cni.Cni(
-            config.cni, instance=instance, directory=directory, netns_directory=netns_directory, ready=config.ready
+            config.cni,
+            instance=instance,
+            directory=directory,
+            netns_directory=netns_directory,
+            ready=ready.get("cni", 0),
         )
         self._modes: dict[str, Mode] = {mode.name: mode for mode in (self.bridge, self.cni)}
         self._mode = self._modes[config.mode]
