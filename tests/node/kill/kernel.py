@@ -101,6 +101,8 @@ def files(node: nodes.Node) -> Iterator[str]:
 
 
 def missing_and_added(before: set[str], after: set[str]) -> list[str]:
+    """What was being freed before is not missed."""
+    before = {line for line in before if "/trash/" not in line}
     return sorted(f"- {line}" for line in before - after) + sorted(f"+ {line}" for line in after - before)
 
 
