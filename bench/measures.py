@@ -19,11 +19,12 @@ from ropewalk.wire.pb import cri_pb2 as pb
 WARM = 20  # calls before a latency is taken
 CYCLES = 4  # life cycles in one sample of processor time
 SETTLE = 0.3  # seconds for what goes on behind an answer
+IDLE = 35.0  # seconds after which worker processes have left, on either side
 THREADS, LIVES = 10, 40  # workers10
 
 
 class Measure(Struct, frozen=True):
-    """`pods` and `containers` of each: the population it wants. `alone`: not sampled on the peer."""
+    """`pods` and `containers` of each: the population it wants; `text`: what it is, for people."""
 
     name: str
     sample: Callable[[Side], float]
@@ -186,8 +187,8 @@ def _probe(side: Side, *, until: float, during: threading.Thread | None = None) 
 
 @bench(unit="MB/pod", pairs=2, pods=100)
 def memory_100(side: Side) -> float:
-    """PSS of all processes but the payloads, over 100 pods of one container"""
-    time.sleep(1)
+    """PSS of all processes but the payloads, over 100 pods of one container, idle for 35 s"""
+    time.sleep(max(1.0, side.changed + IDLE - time.monotonic()))
     return accounting.pss_mb(side.group.processes(without=side.payloads())) / len(side.pods)
 
 

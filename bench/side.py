@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import subprocess
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bench import images
 from bench.accounting import Group
 from bench.kubelet import Kubelet, Pod, listens, wait_ready
+from ropewalk.version import VERSION
 from tools import node, registry
 
 READY = 60.0  # seconds
@@ -37,6 +39,7 @@ class Side(ABC):
         self.group = Group(self.tag)
         self.process: subprocess.Popen[bytes] | None = None
         self.pods: list[Pod] = []
+        self.changed = 0.0  # monotonic time of the last change of the population
         self.client_seconds = self.clock_seconds = 0.0
         self.kubelet: Kubelet
         (self.base / "podlogs").mkdir()
@@ -114,6 +117,8 @@ class Side(ABC):
 
     def populate(self, pods: int, containers: int) -> None:
         """Exactly so many pods with so many containers each; what is there already stays if it can."""
+        if len(self.pods) == pods and all(len(pod.containers) == containers for pod in self.pods):
+            return
         if len(self.pods) > pods or any(len(pod.containers) > containers for pod in self.pods):
             self._for_each(self.pods, self._discard)
             self.pods = []
@@ -128,6 +133,7 @@ class Side(ABC):
             pod.settle()
 
         self._for_each(self.pods, grow)
+        self.changed = time.monotonic()
 
     @staticmethod
     def _discard(pod: Pod) -> None:
@@ -135,8 +141,7 @@ class Side(ABC):
         pod.forget()
 
     @staticmethod
-    def _for_each(pods: list[Pod], act: object) -> None:
-        assert callable(act)
+    def _for_each(pods: list[Pod], act: Callable[[Pod], None]) -> None:
         with ThreadPoolExecutor(WORKERS) as pool:
             list(pool.map(act, pods))
 
@@ -154,8 +159,10 @@ class Side(ABC):
             if self.process is not None:
                 self.process.wait(10)
                 self.process = None
-            self.dismantle()
-            self.group.remove()
+            try:
+                self.dismantle()
+            finally:
+                self.group.remove()
 
 
 class Ropewalk(Side):
@@ -172,13 +179,10 @@ class Ropewalk(Side):
         return self.node.command()
 
     def version(self) -> str:
-        from ropewalk.version import VERSION
-
         return VERSION
 
     def dismantle(self) -> None:
-        import asyncio
-
+        self.node.has_run = bool(self.pods)  # then only a daemon can remove them in order
         asyncio.run(self.node.close())
 
 

@@ -28,6 +28,7 @@ from ropewalk.client import cri
 from tools import images, leftovers, registry, trace, workload
 
 REGISTRIES = ("docker.io", "registry.k8s.io")
+LEDGER = "DEV_NODES"  # environment: a file that lists what the names of all nodes of a test run contain
 POD_LOGS = Path("/var/log/pods")
 READY = 30.0  # seconds from start to Ready; it takes a fraction of one
 STOP = 20.0
@@ -63,6 +64,9 @@ class Node:
         self._had_pod_logs = POD_LOGS.exists()
         self.logs.mkdir()
         Node.made.append(self)
+        if ledger := os.environ.get(LEDGER):
+            with open(ledger, "a") as file:
+                file.write("".join(f"{mark}\n" for mark in self.marks))
         hosts = self.base / "certs.d"
         for name in REGISTRIES if served is not None else ():
             assert served is not None

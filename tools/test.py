@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-from tools import images, lint, trace
+from tools import images, lint, node, trace
 
 TIERS = ("unit", "contract", "node")
 LIMIT = 40 * 60  # seconds for one tier; a test's own limit is in pyproject.toml
@@ -45,9 +45,9 @@ def read_outcome(report: Path) -> Outcome:
 
 def run_pytest(*arguments: str) -> Outcome:
     """One run of pytest; its own closing line is left out, failures and their logs are shown."""
-    with tempfile.TemporaryDirectory(prefix="ropewalk-test-", dir="/var/tmp") as directory:
+    with tempfile.TemporaryDirectory(prefix="rw-", dir="/var/tmp") as directory:
         report = Path(directory) / "report.xml"
-        own = (f"--junit-xml={report}", f"--basetemp={directory}/tests")  # runs side by side do not meet
+        own = (f"--junit-xml={report}", f"--basetemp={directory}/t")  # short: a socket's path has 107 bytes
         command = [sys.executable, "-m", "pytest", "-q", *own, *arguments]
         try:
             code = subprocess.run(command, cwd=lint.ROOT, check=False, timeout=LIMIT).returncode
@@ -76,18 +76,28 @@ def closing_line(outcome: Outcome, seconds: float) -> str:
     return f"{f' {counted} in {seconds:.2f}s ':=^100}"
 
 
+def leftovers(before: set[str], ledger: Path) -> list[str]:
+    """What the tests left on the machine: of their nodes, which the ledger names, and under names for tests."""
+    marks = ledger.read_text().splitlines() if ledger.exists() else []
+    return trace.added(before, "ropewalk-test-", *marks)
+
+
 def main() -> int:
     start = time.monotonic()
     images.ensure()
-    if arguments := sys.argv[1:]:
-        outcome = run_pytest(*arguments)
-    else:
-        outcome = Outcome(failed=1) if lint.main() else Outcome(passed=1)
+    with tempfile.TemporaryDirectory(prefix="ropewalk-dev-", dir="/var/tmp") as directory:
+        ledger = Path(directory) / "nodes"
+        os.environ[node.LEDGER] = str(ledger)
         before = trace.snapshot()
-        for tier in TIERS:
-            outcome += run_tier(tier)
-        if left := trace.added(before):
-            print("left on the machine, or made by something that ran beside the tests:", *left, sep="\n  ", flush=True)
+        outcome = Outcome()
+        if arguments := sys.argv[1:]:
+            outcome += run_pytest(*arguments)
+        else:
+            outcome += Outcome(failed=1) if lint.main() else Outcome(passed=1)
+            for tier in TIERS:
+                outcome += run_tier(tier)
+        if left := leftovers(before, ledger):
+            print("left on the machine:", *left, sep="\n  ", flush=True)
             outcome += Outcome(failed=1)
     print(closing_line(outcome, time.monotonic() - start), flush=True)
     return 1 if outcome.failed or outcome.errors else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -41,7 +42,7 @@ def call(address: str, work: Callable[[cri.Client], Awaitable[T]]) -> T:
     try:
         return asyncio.run(session())
     except KeyboardInterrupt:
-        raise RopewalkError("interrupted", kind=Kind.CANCELLED) from None
+        sys.exit(exits.EXITS[Kind.CANCELLED])  # quietly: it is how `logs -f` and `stats` are left
     except RopewalkError as error:
         if error.kind is Kind.UNSUPPORTED and "unknown service" in error.message:
             raise RopewalkError(error.message, hint="this endpoint does not serve the CRI", kind=error.kind) from None

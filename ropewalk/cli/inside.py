@@ -14,10 +14,9 @@ from collections.abc import Iterator
 
 import click
 
-from ropewalk.errors import Kind, RopewalkError
+from ropewalk.errors import RopewalkError
 
 FAILED, NOT_EXECUTABLE, NO_COMMAND = 125, 126, 127
-INTERRUPTED = 130
 HELP = "Exits with the command's code; 125: Ropewalk failed, 126: the command cannot be executed, 127: there is none."
 # What crun and runc say when the program cannot be executed. The CRI has no field for it.
 _NO_COMMAND = re.compile(r"executable file .*not found|exec: \".*\": (stat .*: )?no such file", re.DOTALL)
@@ -41,8 +40,7 @@ def exits() -> Iterator[None]:
         yield
     except RopewalkError as error:
         click.echo(f"ropewalk: {error}", err=True)
-        interrupted = error.kind is Kind.CANCELLED
-        sys.exit(error.code if isinstance(error, NotExecuted) else INTERRUPTED if interrupted else FAILED)
+        sys.exit(error.code if isinstance(error, NotExecuted) else FAILED)
 
 
 @contextlib.contextmanager

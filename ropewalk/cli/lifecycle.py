@@ -29,8 +29,6 @@ async def on_targets(
 ) -> tuple[list[dict[str, str]], int]:
     """`act` on what the names mean, on every pod with `every`. Each that is done is printed unless `quiet`; all of
     them, and the exit code, are returned. Two names of one thing are one."""
-    if not (given or every):
-        raise click.UsageError("name a container or pod, or use --all")
     containers, pods = await asyncio.gather(client.containers(), client.pods())
     begun: set[str] = set()
 

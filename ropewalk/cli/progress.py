@@ -10,6 +10,7 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING
 
+from ropewalk.cli import units
 from ropewalk.client import admin
 from ropewalk.errors import RopewalkError
 from ropewalk.spec.image import AuthConfig, ImageSpec
@@ -60,7 +61,7 @@ def _bars() -> progress.Progress:
 
 
 class Shown:
-    """The bars of one pull: first one for the whole, then one per layer."""
+    """The bars of one pull: one for the whole, and as soon as they are told one per layer."""
 
     def __init__(self, bars: progress.Progress, reference: str) -> None:
         self._bars = bars
@@ -68,26 +69,29 @@ class Shown:
         self._layers: dict[str, progress.TaskID] = {}
 
     def update(self, report: admin.PullProgress) -> None:
-        from ropewalk.cli import units
-
         for layer in report.layers:
             if layer.digest not in self._layers:
                 label = f"  {layer.digest.partition(':')[2][:12]}"
                 self._layers[layer.digest] = self._bars.add_task(label, total=layer.total, bytes="", state="")
             done = layer.state in ("done", "unpacked")
-            self._bars.update(
-                self._layers[layer.digest],
-                total=layer.total,
-                completed=layer.total if done else layer.fetched,
-                bytes=f"{units.decimal(layer.total if done else layer.fetched)}/{units.decimal(layer.total)}",
-                state=layer.state,
+            self._set(self._layers[layer.digest], layer.total if done else layer.fetched, layer.total, layer.state)
+        if report.layers:
+            tasks = [task for task in self._bars.tasks if task.id in self._layers.values()]
+            self._set(
+                self._whole, sum(int(task.completed) for task in tasks), sum(int(task.total or 0) for task in tasks)
             )
 
     def end(self) -> None:
         """The pull succeeded, whether or not the last report came."""
         for task in self._bars.tasks:
-            whole = task.total or 1
-            self._bars.update(task.id, total=whole, completed=whole, state="" if task.id == self._whole else "done")
+            if task.total is None:
+                self._bars.update(task.id, total=1, completed=1)
+            else:
+                self._set(task.id, int(task.total), int(task.total), "" if task.id == self._whole else "done")
+
+    def _set(self, task: progress.TaskID, completed: int, total: int, state: str = "") -> None:
+        text = f"{units.decimal(completed)}/{units.decimal(total)}"
+        self._bars.update(task, total=total, completed=completed, bytes=text, state=state)
 
 
 def _plain(text: str) -> str:

@@ -11,7 +11,10 @@ _DECIMAL = ("B", "kB", "MB", "GB", "TB", "PB")
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _SIZES = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _SPANS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-_STEPS = (("year", 365 * 86400), ("month", 30 * 86400), ("week", 7 * 86400), ("day", 86400), ("hour", 3600))
+_STEPS = (
+    ("year", 365 * 86400), ("month", 30 * 86400), ("week", 7 * 86400), ("day", 86400), ("hour", 3600), ("minute", 60),
+    ("second", 1),
+)  # fmt: skip
 _ID = 12  # characters that people see of an id, as with docker
 
 
@@ -34,17 +37,13 @@ def binary(count: int | None) -> str:
 
 
 def span(seconds: float) -> str:
-    """ "5 seconds", "a minute", "3 weeks": the largest unit of which there are two, or one of the small ones."""
+    """ "5 seconds", "3 weeks": in the largest unit of which there are two."""
     if seconds < 1:
         return "less than a second"
-    for name, length in (*_STEPS, ("minute", 60)):
+    for name, length in _STEPS:
         if seconds >= 2 * length:
             return f"{int(seconds // length)} {name}s"
-    if seconds >= 3600:
-        return "an hour" if seconds < 5400 else f"{int(seconds // 60)} minutes"
-    if seconds >= 60:
-        return "a minute" if seconds < 90 else f"{int(seconds)} seconds"
-    return "a second" if seconds < 2 else f"{int(seconds)} seconds"
+    return "a second"
 
 
 def ago(at: int, now: float | None = None) -> str:

@@ -89,9 +89,11 @@ def pod(record: Pod) -> pb.PodSandbox:
 
 
 def pod_status(record: Pod) -> pb.PodSandboxStatus:
-    """As PodSandboxStatus tells it; addresses come from the attachment, never from the namespace."""
+    """As PodSandboxStatus tells it; addresses come from the attachment, never from the namespace. A pod that is not
+    ready has none: they may be another's by now."""
     spec = record.spec
-    ips = record.attachment.ips if record.attachment is not None else []
+    is_ready = record.phase is PodPhase.READY
+    ips = record.attachment.ips if is_ready and record.attachment is not None else []
     return pb.PodSandboxStatus(
         id=record.id,
         metadata=_metadata(spec),

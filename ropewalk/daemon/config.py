@@ -68,6 +68,9 @@ class Config(Struct, frozen=True):
         return self.address.removeprefix("unix://") or os.path.join(self.state, "ropewalk.sock")
 
 
+STATE_LIMIT = 107 - len("/consoles/conmon-term.XXXXXX")  # sockaddr_un.sun_path, and conmon's console socket
+
+
 class Loaded(NamedTuple):
     """The configuration, the warnings that were found on the way, and the files that were read."""
 
@@ -127,6 +130,11 @@ def _checked(config: Config) -> Config:
     for name in ("root", "state"):
         if not os.path.isabs(getattr(config, name)):
             raise Invalid(f"{name} = {getattr(config, name)!r} is not an absolute path")
+    if len(os.fsencode(config.state)) > STATE_LIMIT:
+        hint = (
+            f"{STATE_LIMIT} bytes are the most: unix sockets below it have longer paths, of which the kernel takes 107"
+        )
+        raise Invalid(f"state = {config.state!r} is too long", hint=hint)
     known = config.runtimes.__struct_fields__
     if config.default_runtime not in known:
         raise Invalid(f"default_runtime = {config.default_runtime!r}: this build has {', '.join(known)}")

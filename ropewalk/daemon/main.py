@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 from ropewalk.daemon import config, logs, wiring
 from ropewalk.errors import RopewalkError
+from ropewalk.linux import orphans
 from ropewalk.version import VERSION
 from ropewalk.wire import grpc
 
@@ -49,6 +50,7 @@ async def serve(loaded: config.Loaded, *, began: float) -> None:
     stop = asyncio.Event()
     for signum in SIGNALS:
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+    orphans.Orphans()
     address = loaded.config.socket
     make_place(address)
     grpc.claim(address)  # refused before anything is made

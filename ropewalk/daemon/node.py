@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 
 from ropewalk.linux import caps
 from ropewalk.linux.cgroup import Cgroups
@@ -17,7 +18,15 @@ _HUGEPAGES = "/sys/kernel/mm/hugepages"  # hugepages-2048kB, ...
 _UNITS = ((1 << 20, "GB"), (1 << 10, "MB"), (1, "KB"))  # of KiB: the kernel's file says kB, cgroup files say MB
 
 
-def read_facts(cgroups: Cgroups, capabilities: Capabilities) -> NodeFacts:
+def raise_open_files() -> tuple[int, int]:
+    """Let this process open as many files as it may: it holds a few for each container. The limits as they were,
+    which containers get: programs that close every possible descriptor take minutes under a high soft limit."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    return before
+
+
+def read_facts(cgroups: Cgroups, capabilities: Capabilities, open_files: tuple[int, int]) -> NodeFacts:
     """`capabilities`: what the default handler can do."""
     names = os.uname()
     profiles = _profiles() if _read(_APPARMOR).startswith("Y") else None
@@ -29,6 +38,7 @@ def read_facts(cgroups: Cgroups, capabilities: Capabilities) -> NodeFacts:
         hostname=names.nodename,
         can_lower_oom="CAP_SYS_RESOURCE" in caps.effective(),
         oom_score_adj=int(_read("/proc/self/oom_score_adj") or 0),
+        open_files=open_files,
         hugepage_sizes=_hugepages() if "hugetlb" in cgroups.controllers() else frozenset(),
         swap=_accounts_swap(cgroups),
         recursive_read_only=capabilities.recursive_read_only,

@@ -71,7 +71,7 @@ class Daemon:
         self.cgroups = cgroup.detect()
         self.handlers = build_handlers(config, handler.Node(config.state, self.cgroups))
         self.health = Health(self.handlers)
-        self.network = Network(config.network, instance=self.instance, tag=tag)
+        self.network = Network(config.network, instance=self.instance, tag=tag, directory=f"{config.root}/cni")
         self._build_storage()
         self._build_pods()
         self._removed = asyncio.Event()
@@ -92,7 +92,7 @@ class Daemon:
 
     def _build_pods(self) -> None:
         config, boot_id = self.config, process.boot_id()
-        facts = node.read_facts(self.cgroups, self.handlers[""].capabilities)
+        facts = node.read_facts(self.cgroups, self.handlers[""].capabilities, node.raise_open_files())
         queues = Queues()
         pods = Table(self.database, "pods", Pod, noun="pod sandbox")
         containers = Table(self.database, "containers", Container, noun="container")

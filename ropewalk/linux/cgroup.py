@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from msgspec import Struct
 
 from ropewalk import errors
-from ropewalk.linux import mount, process
+from ropewalk.linux import held, mount, process
 from ropewalk.spec import pod
 
 KILL_SECONDS = 10.0
@@ -65,6 +65,7 @@ class Cgroups(ABC):
     """See the module. Errors are OSError with the file, or RopewalkErrors that name the cgroup."""
 
     version: int
+    held: held.Held  # of the files that statistics are read from
 
     @abstractmethod
     def problem(self) -> str:
@@ -164,6 +165,8 @@ class Cgroups(ABC):
         """Remove the cgroup and those below; absent is fine. What has just ended may still be busy for a moment."""
         if path.strip("/") == "":
             raise errors.Invalid("the root cgroup cannot be removed")
+        for directory in self.directories(path):
+            self.held.forget(directory)
         deadline = time.monotonic() + seconds
         pause = 0.001
         while True:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Mapping
 
 from ropewalk import errors
-from ropewalk.linux import cgroup
+from ropewalk.linux import cgroup, held
 from ropewalk.spec import pod
 
 REQUIRED = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "pids")
@@ -27,6 +27,7 @@ class CgroupsV1(cgroup.Cgroups):
         self._hierarchies = dict(hierarchies)
         self._roots = list(dict.fromkeys(hierarchies.values()))  # cpu and cpuacct are often one mount
         self._unified = unified
+        self.held = held.Held()
         named = [root for name, root in hierarchies.items() if name.startswith("name=")]
         self._tracking = [*named, unified] if unified else named  # by these systemd knows whose a process is
 
@@ -88,7 +89,7 @@ class CgroupsV1(cgroup.Cgroups):
     def _read(self, path: str, controller: str, file: str) -> bytes:
         """b"" if the file, the cgroup or the controller is absent."""
         root = self._hierarchies.get(controller)
-        return cgroup.read(f"{root}/{cgroup.relative(path)}/{file}") if root else b""
+        return self.held.read(f"{root}{path}/{file}") if root else b""
 
     def oom_kills(self, path: str) -> int | None:
         """v1 counts a kill only where the process was, so those below are added."""

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Mapping
 
 from ropewalk import errors
-from ropewalk.linux import cgroup, features
+from ropewalk.linux import cgroup, features, held
 from ropewalk.spec import pod
 
 REQUIRED = ("cpu", "cpuset", "memory", "pids")
@@ -21,6 +21,7 @@ class CgroupsV2(cgroup.Cgroups):
 
     def __init__(self, root: str) -> None:
         self._root = root
+        self.held = held.Held()
 
     def problem(self) -> str:
         missing = [name for name in REQUIRED if name not in self.controllers()]
@@ -59,7 +60,7 @@ class CgroupsV2(cgroup.Cgroups):
 
     def stats(self, path: str) -> cgroup.CgroupStats | None:
         directory = self.directory(path)
-        cpu = cgroup.read(f"{directory}/cpu.stat")
+        cpu = self.held.read(f"{directory}/cpu.stat")
         if not cpu:
             return None
         names = (
@@ -70,9 +71,16 @@ class CgroupsV2(cgroup.Cgroups):
             "memory.swap.max",
             "pids.current",
         )
-        files = {name: cgroup.read(f"{directory}/{name}") for name in names}
-        pressure = {kind: read_pressure(f"{directory}/{kind}.pressure") for kind in ("cpu", "memory", "io")}
+        files = {name: self.held.read(f"{directory}/{name}") for name in names}
+        pressure = {kind: self._pressure(f"{directory}/{kind}.pressure") for kind in ("cpu", "memory", "io")}
         return build_stats(cpu, files, pressure)
+
+    def _pressure(self, path: str) -> cgroup.Psi | None:
+        """None without PSI: the file is absent, or reading it is refused (psi=0)."""
+        try:
+            return parse_pressure(self.held.read(path))
+        except OSError:
+            return None
 
     def oom_kills(self, path: str) -> int | None:
         return cgroup.field(cgroup.read(os.path.join(self.directory(path), "memory.events")), b"oom_kill")
@@ -154,15 +162,6 @@ def build_stats(cpu: bytes, files: dict[str, bytes], pressure: dict[str, cgroup.
         memory_psi=pressure["memory"],
         io_psi=pressure["io"],
     )
-
-
-def read_pressure(path: str) -> cgroup.Psi | None:
-    """None without PSI: the file is absent, or reading it is refused (psi=0)."""
-    try:
-        content = cgroup.read(path)
-    except OSError:
-        return None
-    return parse_pressure(content)
 
 
 def parse_pressure(content: bytes) -> cgroup.Psi | None:

@@ -129,6 +129,8 @@ class Recovery:
             await self._undo_pod(pod.id)
         elif pod.phase is PodPhase.READY:
             why = "the node was restarted" if pod.boot_id != self._boot_id else self._sandboxes.verify(pod)
+            if not why and pod.attachment is not None:
+                why = await self._network.check(pod.id, pod.attachment)
             if why:
                 log.warning("pod sandbox is not ready any more", extra={"pod": pod.id, "why": why})
                 self._sandboxes.pods.apply(pod.id, phases.notready, derivable=True)
@@ -141,6 +143,9 @@ class Recovery:
             seen = await self._handlers[container.handler].observe(container.id, container.task)
         decision = decide(container, self._boot_id, seen)
         apply = self._containers.containers.apply
+        if seen is not None and seen.started and container.phase is ContainerPhase.CREATED:
+            at = seen.exit.at if seen.exit is not None else self._now()  # StartContainer could not record it
+            apply(container.id, phases.started, at, derivable=True)
         if decision is Decision.UNDO:
             await self._undo_container(container.id)
         elif decision is Decision.WATCH:

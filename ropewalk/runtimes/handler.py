@@ -100,10 +100,12 @@ class Exit(Struct, frozen=True):
 
 
 class Observation(Struct, frozen=True):
-    """What is left of a task: `alive`, or `exit` if an exit file tells, or neither (lost)."""
+    """What is left of a task: `alive`, or `exit` if an exit file tells, or neither (lost). `started`: the process was
+    let run, whatever became of it."""
 
     alive: bool
     exit: Exit | None = None
+    started: bool = False
 
 
 class ExecResult(Struct, frozen=True):

@@ -27,6 +27,7 @@ async def run_oci(driver: oci.Driver, *, packages: str) -> handler.Probe:
         return handler.Probe(works=False, version=versions[0], evidence=problem, advice=problem.rpartition("; ")[2])
     id = f"probe-{os.urandom(8).hex()}"
     cgroup = f"/ropewalk-{id}"
+    driver.probing.add(id)
     try:
         task = await driver.create_init(id, probe_spec(cgroup), cgroup)
         seen = await driver.observe(id, task)
@@ -34,6 +35,7 @@ async def run_oci(driver: oci.Driver, *, packages: str) -> handler.Probe:
         return handler.Probe(works=False, version=versions[0], evidence=error.message, advice=error.hint)
     finally:
         await driver.delete(id, cgroup)
+        driver.probing.discard(id)
     evidence = f"{', '.join(versions)}; ran {init.PROGRAM} in {len(NAMESPACES)} namespaces"
     if not seen.alive:
         return handler.Probe(works=False, version=versions[0], evidence=f"{evidence}, but it ended at once")

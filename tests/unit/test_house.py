@@ -114,6 +114,11 @@ def test_links_lead_somewhere(documents: dict[Path, str]) -> None:
     assert broken == []
 
 
+def test_every_decision_is_listed(repository: Path) -> None:
+    listed = (repository / "docs/decisions/README.md").read_text()
+    assert [path.name for path in (repository / "docs/decisions").glob("0*.md") if f"({path.name})" not in listed] == []
+
+
 def test_verbs_that_documents_name_exist(repository: Path, documents: dict[Path, str]) -> None:
     named = {verb for text in documents.values() for verb in COMMAND.findall(text)}
     assert {verb for verb in named if not (repository / f"tools/{verb}.py").exists()} == set()

@@ -29,10 +29,9 @@ def command(as_json: bool, address: str) -> None:
         "pods": f"{found['pods_ready']} ready of {found['pods']}",
         "containers": f"{found['containers_running']} running of {found['containers']}",
         "images": str(found["images"]),
-        **{
-            f"disk {fs['mountpoint']}": f"{units.decimal(fs['used_bytes'])} of images"
-            for fs in found["image_filesystems"]
-        },
+        "disk": ", ".join(
+            f"{units.decimal(fs['used_bytes'])} in {fs['mountpoint']}" for fs in found["image_filesystems"]
+        ),
     }
     click.echo(output.aligned([(f"{name}:", output.printable(text)) for name, text in lines.items()]))
 

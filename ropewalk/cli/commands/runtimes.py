@@ -10,7 +10,7 @@ from ropewalk.cli import endpoint, output
 from ropewalk.errors import Kind, RopewalkError
 
 if TYPE_CHECKING:
-    from ropewalk.client import admin, cri
+    from ropewalk.client import admin, cri, values
 
 HEADS = ["NAME", "DEFAULT", "WORKS", "VERSION", "EVIDENCE"]
 
@@ -19,12 +19,11 @@ HEADS = ["NAME", "DEFAULT", "WORKS", "VERSION", "EVIDENCE"]
 @output.json_option
 @endpoint.address_option
 def command(as_json: bool, address: str) -> None:
-    """Another endpoint than Ropewalk says only what its handlers are called; the rest is unknown there."""
     found = endpoint.call(address, listed)
     if as_json:
         output.emit(found)
     else:
-        words = {True: "yes", False: "no", None: "-"}
+        words = {True: "yes", False: "no"}
         output.table(
             HEADS,
             [
@@ -49,17 +48,24 @@ async def listed(client: cri.Client) -> list[dict[str, Any]]:
     except RopewalkError as error:
         if error.kind is not Kind.UNSUPPORTED:
             raise
-    status = await client.status()
+    return [document(runtime) for runtime in told(await client.version(), await client.status())]
+
+
+def told(version: values.Version, status: values.Status) -> list[admin.Runtime]:
+    """What the CRI says of an endpoint's handlers: names at best, and whether the default one is ready."""
+    from ropewalk.client import admin
+
+    ready = status.condition("RuntimeReady")
+    known = [handler.name for handler in status.runtime_handlers] or [""]
     return [
-        {
-            "name": handler.name,
-            "default": handler.name == "",
-            "works": None,
-            "version": "",
-            "evidence": "",
-            "advice": "",
-        }
-        for handler in status.runtime_handlers
+        admin.Runtime(
+            name=name,
+            works=ready.status,
+            version=f"{version.runtime_name} {version.runtime_version}",
+            evidence="" if ready.status else f"{ready.reason} {ready.message}",
+            default=name == "",
+        )
+        for name in known
     ]
 
 

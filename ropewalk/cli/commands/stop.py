@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 @output.json_option
 @endpoint.address_option
 def command(targets: tuple[str, ...], every: bool, timeout: int, as_json: bool, address: str) -> None:
+    if not (targets or every):
+        raise click.UsageError("name a container or pod, or use --all")
     from ropewalk.cli import lifecycle
 
     async def stop(client: cri.Client, target: lifecycle.Target) -> None:

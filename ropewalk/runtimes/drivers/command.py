@@ -17,9 +17,11 @@ from msgspec import Struct
 from ropewalk import ids
 from ropewalk.errors import Kind, RopewalkError
 from ropewalk.linux import spawn
+from ropewalk.runtimes.drivers import sealed
 
 LOG_FD = 3
 LOG_LIMIT = 65536
+SEAL_SECONDS = 5.0
 
 # What a runtime says -> kind, what to do. The first match counts.
 EXPLANATIONS = (
@@ -48,25 +50,43 @@ class Command:
         self.program = program
         self.root = root
         self.flags = list(flags)
+        self.sealed: sealed.Sealed | None = None
 
     @property
     def path(self) -> str:
         """Looked up at each use: it may be installed, or replaced, while the daemon runs. The name if it is absent."""
-        return shutil.which(self.program, path=spawn.PATH) or self.program
+        found = shutil.which(self.program, path=spawn.PATH) or self.program
+        return self.sealed.ensure(found) if self.sealed is not None else found
+
+    async def seal(self, link: str) -> None:
+        """From now on run a sealed copy of the program, by the path `link`, if that runs here (sealed.py)."""
+        if self.sealed is not None:
+            return
+        chosen = sealed.Sealed(link)
+        try:
+            completed = await spawn.run([chosen.ensure(self.path), "--version"], timeout=SEAL_SECONDS)
+        except (OSError, RopewalkError):
+            chosen.close()
+            return
+        if completed.code == 0:
+            self.sealed = chosen
+        else:
+            chosen.close()
 
     def prefix(self, log: str) -> list[str]:
         """argv up to the verb. Kind.UNAVAILABLE if there is no such program."""
-        if not os.path.isabs(self.path) or not os.path.exists(self.path):
+        path = self.path
+        if not os.path.isabs(path) or not os.path.exists(path):
             text = f"no runtime {self.program!r} on this node"
             raise RopewalkError(text, hint=f"apt-get install {os.path.basename(self.program)}", kind=Kind.UNAVAILABLE)
-        return [self.path, f"--root={self.root}", f"--log={log}", "--log-format=json", *self.flags]
+        return [path, f"--root={self.root}", f"--log={log}", "--log-format=json", *self.flags]
 
     async def run(self, id: str, *verb: str, timeout: float) -> None:
         """Run a verb to its end. RopewalkError naming container `id`, with the runtime's own message."""
         log = os.memfd_create("oci-log")
         try:
             argv = [*self.prefix(f"/proc/self/fd/{LOG_FD}"), *verb]
-            process = spawn.spawn(argv, pass_fds={LOG_FD: log})
+            process = spawn.spawn(argv, pass_fds={LOG_FD: log}, session=False)
             try:
                 async with asyncio.timeout(timeout):
                     code = await process.wait()

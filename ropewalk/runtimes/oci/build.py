@@ -206,6 +206,9 @@ def _process(inputs: Inputs, user: ResolvedUser) -> dict[str, Any]:
         "noNewPrivileges": context.no_new_privs,
         "oomScoreAdj": resources.oom_score_adj(container.linux.resources, inputs.node),
     }
+    if inputs.node.open_files is not None:
+        soft, hard = inputs.node.open_files
+        result["rlimits"] = [{"type": "RLIMIT_NOFILE", "soft": soft, "hard": hard}]
     for name, value in (
         ("apparmorProfile", security.apparmor(context, inputs.node)),
         ("selinuxLabel", security.selinux_label(context, inputs.node)),

@@ -18,6 +18,7 @@ class NodeFacts(Struct, frozen=True, kw_only=True):
     hostname: str = "localhost"  # HOSTNAME of host network containers
     can_lower_oom: bool = True  # CAP_SYS_RESOURCE
     oom_score_adj: int = 0  # the daemon's own; the floor when it cannot be lowered
+    open_files: tuple[int, int] | None = None  # soft and hard RLIMIT_NOFILE for containers; None: the daemon's own
     hugepage_sizes: frozenset[str] = frozenset()  # "2MB", "1GB"; empty: no hugetlb controller
     swap: bool = True  # memory.swap.max or memory.memsw.limit_in_bytes exists
     recursive_read_only: bool = False  # the handler knows "rro" (runtime features mountOptions) and Linux >= 5.12

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import AsyncIterator
@@ -117,7 +118,9 @@ async def test_a_ready_made_seccomp_filter_is_the_same_filter(place: Place) -> N
     for _ in range(2):
         box = await run(handler, place.plan("sleep", "100", linux=linux))
         programs.append(Path(handler.root, box.id, "seccomp.bpf").read_bytes())
-        assert "Seccomp:\t2\n" in Path(f"/proc/{box.task.pid}/status").read_text()
+        async with asyncio.timeout(10):
+            while "Seccomp:\t2\n" not in Path(f"/proc/{box.task.pid}/status").read_text():
+                await asyncio.sleep(0.01)  # `start` returns before the process has come to its exec
         refusals.append((await box.exec("busybox", "mkdir", "/tmp/x")).stderr)
         config = json.loads(Path(place.state, "containers", box.id, "config.json").read_text())
         assert ("run.oci.seccomp_bpf_data" in config.get("annotations", {})) is (len(programs) == 2)

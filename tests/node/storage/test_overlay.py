@@ -38,9 +38,8 @@ async def root(tmp_path: Path) -> AsyncIterator[Root]:
 
 
 async def test_the_probe_leaves_nothing(root: Root, tmp_path: Path) -> None:
-    before = Path("/proc/self/mountinfo").read_text().count("\n")
     await root.snapshotter.start()
-    assert Path("/proc/self/mountinfo").read_text().count("\n") == before
+    assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
     assert os.listdir(tmp_path / "snapshots") == ["trash"]
 
 

@@ -90,3 +90,8 @@ def test_every_key_has_a_help_text() -> None:
 def test_the_printed_defaults_are_the_defaults() -> None:
     text = config.text(config.Config())
     assert settings.parse(tomllib.loads(text), config.Config, "") == config.Config()
+
+
+def test_a_state_directory_too_deep_for_sockets_is_refused() -> None:
+    with pytest.raises(Invalid, match="too long"):
+        config.load("", {"state": "/" + "x" * 90}, environ={})

@@ -25,12 +25,12 @@ class Cgroups:
 
 
 def test_facts_are_of_this_node(tmp_path: Path) -> None:
-    facts = node.read_facts(cast(Any, Cgroups(tmp_path)), Capabilities(recursive_read_only=True))
+    facts = node.read_facts(cast(Any, Cgroups(tmp_path)), Capabilities(recursive_read_only=True), (1024, 4096))
     assert facts.cgroup_version == 1
     assert facts.kernel >= (5, 0)
     assert (facts.hugepage_sizes, facts.swap, facts.recursive_read_only) == (frozenset(), False, True)
     (tmp_path / "memory.memsw.limit_in_bytes").touch()
-    assert node.read_facts(cast(Any, Cgroups(tmp_path)), Capabilities()).swap
+    assert node.read_facts(cast(Any, Cgroups(tmp_path)), Capabilities(), (1, 1)).swap
 
 
 @pytest.mark.parametrize(("kibibytes", "name"), [(2048, "2MB"), (1048576, "1GB"), (64, "64KB"), (32768, "32MB")])

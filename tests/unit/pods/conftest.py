@@ -11,8 +11,9 @@ import pytest
 from msgspec.structs import replace
 
 from ropewalk.images.store import Image
+from ropewalk.linux import namespaces
 from ropewalk.linux.offload import Offload
-from ropewalk.pods import files, sandboxes
+from ropewalk.pods import files
 from ropewalk.pods.containers import Containers
 from ropewalk.pods.queues import Queues
 from ropewalk.pods.records import Container, Pod
@@ -135,8 +136,8 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     monkeypatch.setattr(files, "write", lambda state, id, spec: None)
     monkeypatch.setattr(files, "remove", lambda state, id: None)
     for name in ("make", "unpin", "write_sysctls"):
-        monkeypatch.setattr(sandboxes.namespaces, name, lambda *_, **__: None)
-    monkeypatch.setattr(sandboxes.namespaces, "is_pinned", lambda _: True)
+        monkeypatch.setattr(namespaces, name, lambda *_, **__: None)
+    monkeypatch.setattr(namespaces, "is_pinned", lambda _: True)
     bench = Bench(tmp_path)
     yield bench
     bench.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 
@@ -59,7 +60,10 @@ def test_the_first_report_of_an_end_stays() -> None:
 
 
 def test_started_and_exited_give_the_same_record_in_either_order() -> None:
-    facts = [lambda c: phases.started(c, 3), lambda c: phases.exited(c, Exit(code=0, at=5))]
+    facts: list[Callable[[Container], Container]] = [
+        lambda container: phases.started(container, 3),
+        lambda container: phases.exited(container, Exit(code=0, at=5)),
+    ]
     results = []
     for order in itertools.permutations(facts):
         record = container(ContainerPhase.CREATED)

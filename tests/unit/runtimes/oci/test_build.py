@@ -192,3 +192,9 @@ def test_encode_survives_surrogates_that_stand_for_no_byte() -> None:
 
 def test_encode_of_plain_text_is_utf8() -> None:
     assert build.encode({"a": "é😀"}) == '{"a":"é😀"}'.encode()
+
+
+def test_containers_get_the_limits_that_the_daemon_was_started_with() -> None:
+    limited = build.build(samples.inputs(node=facts.NodeFacts(open_files=(1024, 524288))))
+    assert limited.spec["process"]["rlimits"] == [{"type": "RLIMIT_NOFILE", "soft": 1024, "hard": 524288}]
+    assert "rlimits" not in build.build(samples.inputs()).spec["process"]

@@ -1,0 +1,34 @@
+"""What runtimes say when a program cannot be executed, and the codes made of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from ropewalk.cli import inside
+from ropewalk.errors import Invalid, NotFound
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("create: executable file `x` not found in $PATH: No such file or directory", 127),  # crun
+        ("create: open executable: Permission denied", 126),
+        ('runc create failed: exec: "x": executable file not found in $PATH: unknown', 127),
+        ('runc create failed: exec: "/x": stat /x: no such file or directory: unknown', 127),
+        ('runc create failed: exec: "/etc/passwd": permission denied: unknown', 126),
+        ("exec format error", 126),
+        ("the mount at /x has host_path '/y': No such file or directory", 125),
+        ("no such runtime handler", 125),
+    ],
+)
+def test_codes(text: str, code: int) -> None:
+    with pytest.raises(SystemExit) as caught, inside.exits(), inside.execution():
+        raise Invalid(text)
+    assert caught.value.code == code
+
+
+def test_only_the_execution_itself_has_126_and_127(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught, inside.exits():
+        raise NotFound("no image: executable file `x` not found", hint="pull")
+    assert caught.value.code == 125
+    assert capsys.readouterr().err == "ropewalk: no image: executable file `x` not found; pull\n"
