@@ -1,8 +1,8 @@
 """test: lint, then unit, contract and node tests; PATH... runs only those tests, --vm those of the lab VM.
 
 The last line sums everything up as pytest would. Node tests need root and what ./dev sets up; each works in private
-nodes, and whatever one leaves on the machine fails the run. `--vm`: Ropewalk as a user installs it on systemd and cgroup v2
-(tests/vm), then the ordinary suites there (tools/lab/suites.py).
+nodes, and whatever one leaves on the machine fails the run. `--vm`: Ropewalk as a user installs it, on systemd and
+cgroup v2 (tests/vm), then the ordinary suites there (tools/lab/suites.py).
 """
 
 from __future__ import annotations
