@@ -62,8 +62,8 @@ FILES = {
 MASKED = (
     "apt-daily.timer", "apt-daily-upgrade.timer", "docker-registry.service", "dpkg-db-backup.timer",
     "e2scrub_all.timer", "e2scrub_reap.service", "fstrim.timer", "getty@tty1.service",
-    "man-db.timer", "modprobe@.service", "serial-getty@ttyS0.service", "systemd-binfmt.service", "systemd-timesyncd.service",
-    "systemd-update-utmp.service", "systemd-update-utmp-runlevel.service",
+    "man-db.timer", "modprobe@.service", "serial-getty@ttyS0.service", "systemd-binfmt.service",
+    "systemd-timesyncd.service", "systemd-update-utmp.service", "systemd-update-utmp-runlevel.service",
 )  # fmt: skip
 
 
