@@ -57,9 +57,7 @@ def single(path: str, data: bytes | str, mode: int = 0o644) -> bytes:
 
 def predefined_group(tree: oci.Tree) -> None:
     tree.file("etc/passwd", images.PASSWD.replace("tester", "default-user"))
-    tree.file(
-        "etc/group", images.GROUP.replace("tester", "default-user") + "group-defined-in-image:x:50000:default-user\n"
-    )
+    tree.file("etc/group", "root:x:0:\ndefault-user:x:1000:\ngroup-defined-in-image:x:50000:default-user\n")
 
 
 def written(layout: oci.Layout, packages: dict[str, Path], work: Path) -> None:
