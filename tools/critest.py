@@ -98,8 +98,8 @@ async def run_critest(program: str, running: node.Node, handler: str, ginkgo: li
     environment = {**os.environ, "TMPDIR": str(temporary)}
     process = await asyncio.create_subprocess_exec(*command, env=environment, cwd=called_from())
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):  # critest's affair; the node is removed as always
-        loop.add_signal_handler(number, lambda: None)
+    loop.add_signal_handler(signal.SIGINT, lambda: None)  # a terminal sends it to critest, too
+    loop.add_signal_handler(signal.SIGTERM, process.terminate)  # afterwards the node is removed as always
     await process.wait()
     return report
 
