@@ -179,4 +179,5 @@ async def test_shared_memory_of_the_node_is_seen_from_its_ipc(shells: Shells, ip
 async def test_features_are_told(client: cri.Client) -> None:
     status = await client.status()
     assert status.features.supplemental_groups_policy
-    assert all(handler.features.recursive_read_only_mounts for handler in status.runtime_handlers)
+    features = {handler.name: handler.features for handler in status.runtime_handlers}
+    assert features[""].recursive_read_only_mounts
