@@ -12,7 +12,7 @@ LIMIT = 900.0  # seconds for one suite
 SUITES = {
     "unit": ("tests/unit", "--dist=worksteal"),
     "contract": ("tests/contract", "--dist=loadfile"),
-    "node": ("tests/node/linux", "tests/node/runtimes", "tests/node/test_node.py", "--dist=loadfile"),
+    "node": ("tests/node/linux", "tests/node/runtimes", "--dist=loadfile"),
 }
 
 

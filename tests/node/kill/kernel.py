@@ -95,6 +95,7 @@ def files(node: nodes.Node) -> Iterator[str]:
         place = node.base / directory
         if place.is_dir():
             yield from (f"file {path}" for path in place.iterdir() if path.name != ".cache")
+    yield from (f"file {path}" for path in (node.base / "state/pods").glob("*/**/*"))
     snapshots = node.base / "root/snapshots"
     yield from (f"file {path}" for path in snapshots.glob("*/*") if path.name != "trash")
     yield from (f"file {path}" for path in snapshots.glob("*/trash/*"))
