@@ -40,6 +40,7 @@ class Lab:
     # As the README says.
 
     def install(self, work: Path) -> None:
+        self.vm.put_tree()  # for what looks at the guest; Ropewalk is not run from it
         self.serve_images()
         pip = (sys.executable, "-m", "pip", "-q", "--disable-pip-version-check")
         debian.run(*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", work, image.ROOT)
