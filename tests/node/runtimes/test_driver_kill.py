@@ -158,6 +158,9 @@ async def test_a_start_whose_process_is_gone_fails(place: Place) -> None:
     assert place.found() == []
 
 
+ENDS = (-signal.SIGKILL, 1)  # of `crun start`: killed where it waits, or so slow that it saw the process gone
+
+
 @pytest.mark.parametrize("observed", [True, False])
 async def test_a_killed_daemons_start_does_not_stay(place: Place, *, observed: bool) -> None:
     handler, plan, task = await unread(place)
@@ -167,7 +170,7 @@ async def test_a_killed_daemons_start_does_not_stay(place: Place, *, observed: b
     if observed:
         os.kill(task.pid, signal.SIGKILL)
         assert not (await handler.observe(plan.id, task)).started
-        assert await left.wait() == -signal.SIGKILL
+        assert await left.wait() in ENDS
     await handler.delete(plan.id, plan.cgroup)
-    assert await left.wait() == -signal.SIGKILL
+    assert await left.wait() in ENDS
     assert place.found() == []
