@@ -48,7 +48,10 @@ class Config(Struct, frozen=True):
         str, Meta(description='IPv6 subnet of the pods; empty: a unique local one; "none": pods have no IPv6')
     ] = ""
     mtu: Annotated[int, Meta(description="of the pods' interfaces; 0: that of the default route's link", ge=0)] = 0
-    ready: Annotated[int, Meta(description="network namespaces kept ready for the next pods", ge=0, le=64)] = 4
+    ready: Annotated[
+        int,
+        Meta(description="network namespaces kept ready for the next pods", ge=0, le=64, extra={"live": True}),
+    ] = 4
 
 
 class InterfaceStats(Struct, frozen=True):
@@ -103,6 +106,10 @@ class Network:
         self._counters: tuple[float, dict[int, rtnetlink.Counters]] = (0.0, {})
 
     # Setting up.
+
+    def configure(self, config: Config) -> None:
+        """Take over `ready`; nothing else changes while pods are connected."""
+        self._namespaces.keep(config.ready)
 
     async def start(self) -> None:
         """Bridge, table, pool. A failure is not raised: `condition` says it, and it is tried again."""
