@@ -120,6 +120,12 @@ def read(path: str) -> settings.Document:
         raise Invalid(f"cannot read {path}: {error}") from error
 
 
+def variable(key: settings.Key) -> str:
+    """The environment variable that sets `key`; "" if none does."""
+    name = settings.variable(key, PREFIX)
+    return "" if name in CLIENTS else name
+
+
 def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
     known = {settings.variable(key, PREFIX) for key in settings.keys(Config)} | set(CLIENTS)
     strange = [name for name in environ if name.startswith(f"{PREFIX}_") and name not in known]

@@ -22,13 +22,15 @@ Document = dict[str, Any]
 
 
 class Key(NamedTuple):
-    """One setting: its path ("network", "mtu"), type, default and help. `live`: it may change while the daemon runs."""
+    """One setting: its path ("network", "mtu"), type, default and help. `live`: it may change while the daemon runs.
+    `values`: its type and bounds in words, "integer, at least 0, at most 64"."""
 
     path: tuple[str, ...]
     type: Any
     default: Any
     help: str
     live: bool
+    values: str
 
     @property
     def name(self) -> str:
@@ -61,7 +63,7 @@ def keys(struct: type[Struct], path: tuple[str, ...] = ()) -> Iterator[Key]:
         default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
         help = next((note.description for note in notes if note.description), "")
         live = any((note.extra or {}).get("live", False) for note in notes)
-        yield Key((*path, field.encode_name), kind, default, help, live)
+        yield Key((*path, field.encode_name), kind, default, help, live, _values(kind, notes))
     for name, section in sections:
         yield from keys(section, (*path, name))
 
@@ -76,6 +78,25 @@ def _bare(kind: Any) -> tuple[Any, list[msgspec.Meta]]:
         bare, *notes = typing.get_args(kind)
         return bare, [note for note in notes if isinstance(note, msgspec.Meta)]
     return kind, []
+
+
+_TYPES = {str: "text", int: "integer", float: "number", bool: "true or false"}
+
+
+def _values(kind: Any, notes: list[msgspec.Meta]) -> str:
+    origin, inside = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return " or ".join(map(toml, inside))
+    if origin is list:
+        return f"list of {_values(*_bare(inside[0]))}"
+    if origin is dict:
+        return f"table of {_values(*_bare(inside[1]))}"
+    bounds = {
+        name: getattr(note, name) for note in notes for name in ("gt", "ge", "le") if getattr(note, name) is not None
+    }
+    least = f"at least {bounds['ge']}" if "ge" in bounds else f"above {bounds['gt']}" if "gt" in bounds else ""
+    most = f"at most {bounds['le']}" if "le" in bounds else ""
+    return ", ".join(filter(None, (_TYPES.get(kind, "table"), least, most)))
 
 
 def changes(before: T, after: T) -> list[Change]:
