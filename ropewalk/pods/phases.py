@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from ropewalk.network.attachment import Attachment
 from ropewalk.pods.records import Container, ContainerPhase, Pod, PodPhase, User
 from ropewalk.runtimes.handler import Exit, Task
 from ropewalk.spec.pod import LinuxContainerResources
@@ -14,6 +15,11 @@ from ropewalk.spec.pod import LinuxContainerResources
 UNKNOWN = "Unknown"  # nobody saw it end (contract 6.1)
 LOST_CODE = 255
 START_ERROR_CODE = 128
+
+
+def attached(pod: Pod, attachment: Attachment) -> Pod:
+    """It has its network, and this is known of it now."""
+    return replace(pod, attachment=attachment)
 
 
 def initialised(pod: Pod, init: Task) -> Pod:

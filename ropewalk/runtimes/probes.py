@@ -64,6 +64,8 @@ def probe_spec(cgroup: str) -> dict[str, object]:
         "mounts": [
             {"destination": "/proc", "type": "proc", "source": "proc"},
             {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "size=64k", "mode=755"]},
+            # A runtime that does not know rro hands it to the kernel: tmpfs refuses it, a bind mount would not.
+            {"destination": "/dev/shm", "type": "tmpfs", "source": "tmpfs", "options": ["rro", "size=4k"]},
         ],
         "linux": {"cgroupsPath": cgroup, "namespaces": [{"type": kind} for kind in NAMESPACES]},
     }

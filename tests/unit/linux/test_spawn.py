@@ -101,8 +101,9 @@ async def test_a_session_of_its_own_unless_told_otherwise() -> None:
     shared = spawn.spawn(["sleep", "60"], session=False)
     assert process.session(own.pid) == own.pid
     assert process.session(shared.pid) == os.getsid(0)
+    assert (os.getpgid(own.pid), os.getpgid(shared.pid)) == (own.pid, shared.pid)
     own.kill()
-    shared.kill()
+    shared.kill(group=True)
     assert {await own.wait(), await shared.wait()} == {-signal.SIGKILL}
     own.kill()
 
