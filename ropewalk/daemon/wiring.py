@@ -214,8 +214,14 @@ class Daemon:
 
 def make_directories(config: Config) -> None:
     """Both directories with their modes: what is in root is root's alone; state can be walked through by containers
-    with user namespaces."""
-    for path, mode in ((config.root, ROOT_MODE), (config.state, STATE_MODE)):
+    with user namespaces, and holds below pods/ and containers/ what only its owner may enter."""
+    modes = {
+        config.root: ROOT_MODE,
+        f"{config.root}/snapshots": ROOT_MODE,
+        config.state: STATE_MODE,
+        f"{config.state}/pods": STATE_MODE,
+    }
+    for path, mode in modes.items():
         try:
             os.makedirs(path, mode=0o755, exist_ok=True)
             os.chmod(path, mode)
