@@ -234,3 +234,19 @@ def test_our_cri_is_the_published_one(repository: Path, tmp_path: Path) -> None:
     ours, theirs = compiled(repository / "proto/cri.proto", tmp_path), compiled(published, tmp_path)
     assert ours.package == theirs.package
     assert shape(ours) == shape(theirs)
+
+
+# The threat model: a line is worth what shows it.
+
+TEST = re.compile(r"\[(test_\w+)\]\(\.\./(tests/[\w/]+\.py)\)")
+
+
+def test_every_threat_is_answered_by_tests_that_exist(repository: Path) -> None:
+    text = (repository / "docs/threat-model.md").read_text()
+    rows = [line for line in text[text.index("## Boundaries") :].splitlines() if line.startswith("| ")]
+    threats = [row for row in rows if not row.startswith("| Threat")]
+    assert len(threats) > 40
+    assert [row for row in threats if not TEST.search(row.rsplit("|", 2)[-2])] == []
+    lost = [f"{file}: {name}" for name, file in TEST.findall(text) if not defined(repository / file, name)]
+    assert lost == []
+    assert len(TEST.findall(text)) == text.count("[test_")
