@@ -102,8 +102,8 @@ async def test_modes_are_as_narrow_as_they_are_said_to_be(node: nodes.Node, runn
             wide[path] = oct(stat.S_IMODE(status.st_mode))
         assert status.st_uid == status.st_gid == 0, path
     assert wide == {}
-    for path in (*node.state.glob("containers/*"), *node.state.glob("pods/*")):
-        assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    owned = [*node.state.glob("containers/*"), *node.state.glob("pods/*")]
+    assert {stat.S_IMODE(place.stat().st_mode) for place in owned} == {0o700}
 
 
 def sockets(pid: int) -> set[str]:
