@@ -23,7 +23,7 @@ from ropewalk.admin.service import AdminService
 from ropewalk.cri.image_service import ImageService
 from ropewalk.cri.runtime_service import RuntimeService
 from ropewalk.cri.status import NodeStatus
-from ropewalk.daemon import node
+from ropewalk.daemon import logs, node
 from ropewalk.daemon.config import ROOT, Config
 from ropewalk.errors import Invalid, RopewalkError
 from ropewalk.images.pull import Puller
@@ -126,8 +126,7 @@ class Daemon:
 
     def services(self) -> list[tuple[ServiceDescriptor, object]]:
         """What is served on the socket."""
-        shown = msgspec.to_builtins(self.config) | {"rootDir": self.config.root, "stateDir": self.config.state}
-        status = NodeStatus(self.handlers, self.health, self.network, self.cgroups, config=shown)
+        status = NodeStatus(self.handlers, self.health, self.network, self.cgroups, config=self.describe)
         runtime = RuntimeService(self.sandboxes, self.containers, self.stats, self.handlers, self.network, status)
         images = ImageService(
             self.images,
@@ -142,6 +141,20 @@ class Daemon:
             (cri["ImageService"], images),
             (admin_pb2.DESCRIPTOR.services_by_name["Admin"], admin),
         ]
+
+    def describe(self) -> dict[str, Any]:
+        """The configuration as verbose answers show it."""
+        shown: dict[str, Any] = msgspec.to_builtins(self.config)
+        return shown | {"rootDir": self.config.root, "stateDir": self.config.state}
+
+    def reconfigure(self, config: Config) -> None:
+        """Take over the live settings of `config`, which was checked and differs in no other (daemon/reload.py)."""
+        logs.setup(config.log)
+        self.puller.configure(config.images)
+        self.workers.resize(config.images.pull_workers)
+        self.images.pin(config.images.pinned)
+        self.network.configure(config.network)
+        self.config = config
 
     async def start(self) -> None:
         """Before the socket is bound: what any call relies on."""
@@ -201,8 +214,14 @@ class Daemon:
 
 def make_directories(config: Config) -> None:
     """Both directories with their modes: what is in root is root's alone; state can be walked through by containers
-    with user namespaces."""
-    for path, mode in ((config.root, ROOT_MODE), (config.state, STATE_MODE)):
+    with user namespaces, and holds below pods/ and containers/ what only its owner may enter."""
+    modes = {
+        config.root: ROOT_MODE,
+        f"{config.root}/snapshots": ROOT_MODE,
+        config.state: STATE_MODE,
+        f"{config.state}/pods": STATE_MODE,
+    }
+    for path, mode in modes.items():
         try:
             os.makedirs(path, mode=0o755, exist_ok=True)
             os.chmod(path, mode)

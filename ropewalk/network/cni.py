@@ -84,6 +84,9 @@ class Cni(mode.Mode):
         self._socket: netlink.Socket | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
+    def keep(self, ready: int) -> None:
+        self._namespaces.keep(ready)
+
     async def start(self) -> None:
         if not self._cidrs:
             self._cidrs = _split(self._cache.read_pod_cidr())

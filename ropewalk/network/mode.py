@@ -31,6 +31,10 @@ class Mode(ABC):
     name: ClassVar[str]
 
     @abstractmethod
+    def keep(self, ready: int) -> None:
+        """From now on so many network namespaces are ready for the next pods."""
+
+    @abstractmethod
     async def start(self) -> None:
         """Begin, with work in the background. What is wrong is not raised: `condition` says it."""
 

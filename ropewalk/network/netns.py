@@ -60,6 +60,17 @@ class Namespaces:
             sock.close()
         namespaces.unpin(path)
 
+    def keep(self, ready: int) -> None:
+        """Another number of ready ones; those too many go at once."""
+        self._wanted = ready
+        while len(self._free) > ready:
+            path = self._free.pop()
+            try:
+                self.remove(path)
+            except OSError as error:  # the sweep of the next start removes it
+                log.warning("a network namespace stays", extra={"path": path, "error": str(error)})
+        self._taken.set()
+
     async def fill(self) -> None:
         """Keep ready ones; for as long as the daemon runs."""
         while True:

@@ -147,7 +147,9 @@ class Sandboxes:
 
     async def make_namespaces(self, id: str) -> None:
         pod = self.pods[id]
-        os.makedirs(f"{files.directory(self._state, id)}/ns", mode=0o711, exist_ok=True)
+        base = files.directory(self._state, id)
+        os.makedirs(base, mode=0o700, exist_ok=True)  # no other user of the node reaches the pod's /dev/shm
+        os.makedirs(f"{base}/ns", mode=0o711, exist_ok=True)
         pins = {kind: pin for kind, pin in pod.namespaces.items() if kind != "network"}  # that one is the network's
         if pins:
             namespaces.make(pins, pins, hostname=files.hostname(pod.spec) if "uts" in pins else "")

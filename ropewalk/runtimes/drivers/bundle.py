@@ -43,7 +43,9 @@ class Bundle:
         return os.path.join(self.directory, name)
 
     def make(self, record: Record) -> None:
-        """The directories and plan.json. Mode 0711: an unprivileged runtime process may pass through to rootfs."""
+        """The directories and plan.json. Other users of the node do not get to rootfs, where setuid programs of images
+        are (CVE-2021-41103)."""
+        os.makedirs(self.directory, mode=0o700, exist_ok=True)
         os.makedirs(self.rootfs, mode=0o711, exist_ok=True)
         paths.write_atomic(self.path("plan.json"), msgspec.json.encode(record), 0o600)
 
