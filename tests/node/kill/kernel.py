@@ -78,8 +78,7 @@ def processes(node: nodes.Node) -> Iterator[str]:
         if stat.parent == daemon and argv and b"python" in argv[0]:
             continue
         if any(mark in text for text in texts(pid) for mark in marks):
-            command = b" ".join(argv).decode(errors="replace")[:200]
-            yield f"process {pid} {command}"
+            yield f"process {pid} since {stat.start}"
 
 
 def texts(pid: int) -> Iterator[bytes]:
@@ -104,7 +103,18 @@ def files(node: nodes.Node) -> Iterator[str]:
 def missing_and_added(before: set[str], after: set[str]) -> list[str]:
     """What was being freed before is not missed."""
     before = {line for line in before if "/trash/" not in line}
-    return sorted(f"- {line}" for line in before - after) + sorted(f"+ {line}" for line in after - before)
+    return sorted(f"- {line}" for line in before - after) + sorted(f"+ {line}{said(line)}" for line in after - before)
+
+
+def said(line: str) -> str:
+    """What a process is; its arguments change with each exec."""
+    if not line.startswith("process "):
+        return ""
+    return b" ".join([b":", *process.command_line(pid_in(line))]).decode(errors="replace")[:250]
+
+
+def pid_in(line: str) -> int:
+    return int(line.split()[1])
 
 
 def until(difference: Callable[[], list[str]], *, patience: float = 10.0) -> None:
