@@ -16,7 +16,7 @@ import pytest
 from ropewalk.errors import Kind, RopewalkError
 from ropewalk.linux import process
 from ropewalk.runtimes.handler import Handler
-from ropewalk.runtimes.handlers import crun
+from ropewalk.runtimes.handlers import crun, runc
 from ropewalk.spec.pod import LinuxContainerResources
 from tests.fakes.boxes import NAMESPACES, Place, create, run
 
@@ -25,7 +25,10 @@ pytestmark = [
     pytest.mark.timeout(120),
 ]
 
-HANDLERS = {"crun": lambda place: crun.Handler(crun.Config(), place.node)}
+HANDLERS = {
+    "crun": lambda place: crun.Handler(crun.Config(), place.node),
+    "runc": lambda place: runc.Handler(runc.Config(), place.node),
+}
 
 
 @pytest.fixture
@@ -109,7 +112,7 @@ async def test_kill_ends_a_container_that_was_never_started(handler: Handler, pl
 
 async def test_the_next_daemon_adopts(handler: Handler, place: Place) -> None:
     box = await run(handler, place.plan("sh", "-c", "sleep 0.3; exit 9"))
-    box.handler = type(handler)(crun.Config(), place.node)  # type: ignore[call-arg]
+    box.handler = HANDLERS[handler.name](place)
     assert (await box.handler.observe(box.id, box.task)).alive
     assert (await box.wait()).code == 9
     seen = await box.handler.observe(box.id, box.task)

@@ -26,8 +26,9 @@ from ropewalk.storage import snapshotter
 
 
 class Record(Struct, frozen=True):
-    """plan.json: what undo, update and log rotation need beside the id."""
+    """plan.json: what undo, update and log rotation need beside the id. `runtime`: whose container it is."""
 
+    runtime: str = ""
     cgroup: str = ""
     log_path: str = ""
 

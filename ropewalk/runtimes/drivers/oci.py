@@ -68,7 +68,7 @@ class Driver(handler.Handler):
     async def create(self, plan: ContainerPlan) -> Task:
         own = self._bundle(plan.id)
         with explained(plan.id):
-            own.make(bundle.Record(cgroup=plan.cgroup, log_path=plan.log_path))
+            own.make(bundle.Record(runtime=self.name, cgroup=plan.cgroup, log_path=plan.log_path))
             steps.checkpoint("bundle:made")
             own.mount(plan.rootfs, apart=self.apart)
             steps.checkpoint("bundle:mounted")
@@ -105,7 +105,7 @@ class Driver(handler.Handler):
     async def create_init(self, pod_id: str, spec: dict[str, Any], cgroup: str) -> Task:
         own = self._bundle(pod_id)
         with explained(pod_id):
-            own.make(bundle.Record(cgroup=cgroup))
+            own.make(bundle.Record(runtime=self.name, cgroup=cgroup))
             steps.checkpoint("bundle:made")
             own.write(encode(spec, init.ensure_rootfs(self.node.state, self.catatonit)))
             steps.checkpoint("init:written")
@@ -269,10 +269,14 @@ class Driver(handler.Handler):
         """Ids that the runtime has state of; names with a dot are its own (crun's .cache)."""
         return [name for name in os.listdir(self.root) if not name.startswith(".")]
 
+    def _may_sweep(self, id: str) -> bool:
+        """Bundles and exit files lie beside those of the other runtimes; what says nothing is anybody's."""
+        return self._bundle(id).read_record().runtime in ("", self.name)
+
     async def sweep(self, owned: set[str]) -> list[str]:
         """`owned`: ids of containers, and of pods that have an init, at this moment: creates may be under way."""
-        present = {*os.listdir(self.containers), *self._states(), *self.monitor.exited()}
-        found = sorted(present - owned - self.probing)
+        present = {id for id in (*os.listdir(self.containers), *self.monitor.exited()) if self._may_sweep(id)}
+        found = sorted(present.union(self._states()) - owned - self.probing)
         for id in found:
             await self.delete(id, "")
         for entry in os.scandir(self.sockets):
