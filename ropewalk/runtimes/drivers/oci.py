@@ -35,6 +35,7 @@ from ropewalk.spec.pod import LinuxContainerResources
 log = logging.getLogger(__name__)
 
 START_SECONDS = 60.0
+GONE_SECONDS = 1.0  # the runtime has this long to notice that the process is gone
 DELETE_SECONDS = 20.0
 FLUSH_SECONDS = 5.0  # a monitor whose container is dead has this long to write the rest of the log
 CREATOR_SECONDS = 10.0
@@ -117,7 +118,19 @@ class Driver(handler.Handler):
         return task
 
     async def start(self, id: str, task: Task) -> None:
-        await self.command.run(id, "start", id, timeout=START_SECONDS)
+        """The runtime opens a fifo that the process reads: with the process gone it would wait for ever."""
+        starting = asyncio.ensure_future(self.command.run(id, "start", id, timeout=START_SECONDS))
+        dying = asyncio.ensure_future(ended(task.pid, task.pid_start))
+        try:
+            await asyncio.wait([starting, dying], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([starting], timeout=GONE_SECONDS)  # one that ends at once has been started, too
+            if not starting.done():
+                raise WrongState(f"container {ids.short(id)}: its process ended before it was started")
+            await starting
+        finally:
+            starting.cancel()
+            dying.cancel()
+            await asyncio.gather(starting, dying, return_exceptions=True)
 
     # Signals
 
@@ -161,21 +174,25 @@ class Driver(handler.Handler):
 
     async def observe(self, id: str, task: Task) -> Observation:
         """A monitor that lives without its container is about to write the exit file: `wait` will tell."""
-        if not self._is_started(id):  # the killed daemon's `start` may still be at work
-            for pid in self._starters(id):
-                await ended(pid, process.start_time(pid) or 0)
+        await self._end_starters(id, task)
         alive = process.is_alive(task.pid, task.pid_start) or process.is_alive(task.monitor_pid, task.monitor_start)
         exit = self.monitor.exit(id)
         return Observation(alive=alive and exit is None, exit=exit, started=self._is_started(id))
 
     def _is_started(self, id: str) -> bool:
         """crun, as runc, waits for `start` on a fifo beside its state, and removes it then."""
-        state = os.path.join(self.root, id)
-        return os.path.isdir(state) and not os.path.lexists(os.path.join(state, "exec.fifo"))
+        return os.path.isdir(os.path.join(self.root, id)) and not os.path.lexists(self._fifo(id))
 
-    def _starters(self, id: str) -> list[int]:
+    def _fifo(self, id: str) -> str:
+        return os.path.join(self.root, id, "exec.fifo")
+
+    async def _end_starters(self, id: str, task: Task | None) -> None:
+        """A killed daemon's `start` may still be at work. Without a process to be started it never ends by itself."""
         own = {b"start", os.fsencode(f"--root={self.root}")}
-        return [pid for pid in process.find(os.fsencode(id)) if own <= set(process.command_line(pid))]
+        for pid in process.find(os.fsencode(id)) if os.path.lexists(self._fifo(id)) else ():
+            if own <= set(process.command_line(pid)):
+                alive = task is not None and process.is_alive(task.pid, task.pid_start)
+                await end(pid, process.start_time(pid) or 0, grace=GONE_SECONDS if alive else 0.0)
 
     # Working inside
 
@@ -229,6 +246,7 @@ class Driver(handler.Handler):
             await self.cgroups.kill(path)
         if task is not None and task.monitor_pid:
             await end(task.monitor_pid, task.monitor_start, grace=FLUSH_SECONDS)
+        await self._end_starters(id, None)
         await self._remove_state(id)
         if path:
             await self.cgroups.remove(path)

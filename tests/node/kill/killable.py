@@ -8,11 +8,25 @@ import signal
 import sys
 from collections.abc import Awaitable
 
+import grpc
+
+from ropewalk.client import cri
 from ropewalk.errors import RopewalkError
+from ropewalk.wire import grpc as wire
 from tests.node.kill import kernel
 from tools import node as nodes
 
 DEATH = 20.0  # seconds within which an armed daemon has passed its checkpoint
+
+
+class Client(cri.Client):
+    """One that connects anew: gRPC's channels of a process share connections, and all wait a second if one is
+    refused."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(address)
+        options = (("grpc.use_local_subchannel_pool", 1), ("grpc.default_authority", "localhost"))
+        self._channel = grpc.aio.insecure_channel(wire.target(address), options=options)
 
 
 class Node(nodes.Node):
@@ -22,6 +36,9 @@ class Node(nodes.Node):
         start, end = super().command(), ["-m", "ropewalk"]
         at = start.index(end[1])
         return [sys.executable, "-m", "tests.node.kill.daemon", str(self.base), *start[at + 1 :]]
+
+    def client(self) -> cri.Client:
+        return Client(self.address)
 
     def arm(self, point: str, *, hits: int = 1, action: str = "kill") -> None:
         """The daemon does `action` at the `hits`-th passage of `point` from now on."""

@@ -12,8 +12,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from ropewalk.errors import RopewalkError
 from ropewalk.runtimes import probes
-from ropewalk.runtimes.handler import ContainerPlan
+from ropewalk.runtimes.handler import ContainerPlan, Task
 from ropewalk.runtimes.handlers import crun
 from tests.fakes.boxes import Place, create, run
 
@@ -95,8 +96,6 @@ async def test_a_container_survives_its_daemon(place: Place) -> None:
     await killed_daemon(place, plan, "")
     handler = next_daemon(place)
     task = msgspec.json.decode(Path(place.state, "containers", plan.id, "task.json").read_bytes(), type=dict)
-    from ropewalk.runtimes.handler import Task
-
     adopted = Task(**task)
     await handler.start(plan.id, adopted)
     assert (await handler.wait(plan.id, adopted, plan.cgroup)).code == 8
@@ -133,4 +132,42 @@ async def test_a_killed_helper_fails_the_create(place: Place, victim: str) -> No
                 os.kill(pid, signal.SIGKILL)
     assert making.exception() is not None, "it came to its end before it was found"
     await handler.delete(plan.id, plan.cgroup)
+    assert place.found() == []
+
+
+async def unread(place: Place) -> tuple[crun.Handler, ContainerPlan, Task]:
+    """A created container whose `start` waits for the process to read, as if that had just died."""
+    handler = next_daemon(place)
+    plan = place.plan("sleep", "100")
+    task = await handler.create(plan)
+    fifo = os.path.join(handler.root, plan.id, "exec.fifo")
+    os.unlink(fifo)
+    os.mkfifo(fifo)
+    return handler, plan, task
+
+
+async def test_a_start_whose_process_is_gone_fails(place: Place) -> None:
+    """crun would wait for ever."""
+    handler, plan, task = await unread(place)
+    starting = asyncio.ensure_future(handler.start(plan.id, task))
+    await asyncio.sleep(0.05)
+    os.kill(task.pid, signal.SIGKILL)
+    with pytest.raises(RopewalkError, match="ended before"):
+        await asyncio.wait_for(starting, 5)
+    await handler.delete(plan.id, plan.cgroup)
+    assert place.found() == []
+
+
+@pytest.mark.parametrize("observed", [True, False])
+async def test_a_killed_daemons_start_does_not_stay(place: Place, *, observed: bool) -> None:
+    handler, plan, task = await unread(place)
+    left = await asyncio.create_subprocess_exec("crun", f"--root={handler.root}", "start", plan.id)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(left.wait(), 0.1)
+    if observed:
+        os.kill(task.pid, signal.SIGKILL)
+        assert not (await handler.observe(plan.id, task)).started
+        assert await left.wait() == -signal.SIGKILL
+    await handler.delete(plan.id, plan.cgroup)
+    assert await left.wait() == -signal.SIGKILL
     assert place.found() == []
