@@ -37,4 +37,5 @@ class Orphans:
         for pid in process.children(os.getpid()):
             if pid not in spawn.started:
                 with contextlib.suppress(ChildProcessError):
-                    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
+                    if (result := os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)) is not None:
+                        spawn.reaped(result)

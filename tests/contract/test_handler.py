@@ -8,13 +8,13 @@ import re
 import signal
 import stat
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
 from ropewalk.errors import Kind, RopewalkError
-from ropewalk.linux import process
+from ropewalk.linux import orphans, process
 from ropewalk.runtimes.handler import Handler
 from ropewalk.runtimes.handlers import crun, runc
 from ropewalk.spec.pod import LinuxContainerResources
@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.timeout(120),
 ]
 
-HANDLERS = {
+HANDLERS: dict[str, Callable[[Place], Handler]] = {
     "crun": lambda place: crun.Handler(crun.Config(), place.node),
     "runc": lambda place: runc.Handler(runc.Config(), place.node),
 }
@@ -41,6 +41,7 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
 @pytest.fixture(params=sorted(HANDLERS))
 async def handler(request: pytest.FixtureRequest, place: Place) -> AsyncIterator[Handler]:
     """Whatever a test deleted is gone without a trace; what it left is deleted by sweep, the same way."""
+    orphans.Orphans()  # as the daemon does
     handler: Handler = HANDLERS[request.param](place)
     yield handler
     await handler.sweep(set())

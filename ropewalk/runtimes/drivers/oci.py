@@ -15,6 +15,7 @@ import contextlib
 import errno
 import logging
 import os
+import secrets
 import signal
 import time
 from collections.abc import Iterator
@@ -44,6 +45,8 @@ LOST = 255  # contract 6.1: the exit code of a container whose end nobody saw
 
 class Driver(handler.Handler):
     """See the module's essay. `program`: the runtime, a path or a name in PATH; `catatonit` likewise."""
+
+    exec_detaches = False  # without --detach its exec would wait for the ends of the streams
 
     def __init__(self, program: str, watcher: str, node: Node, *, catatonit: str = "catatonit") -> None:
         self.node = node
@@ -197,8 +200,12 @@ class Driver(handler.Handler):
     # Working inside
 
     async def exec(self, id: str, task: Task, process: dict[str, Any], *, timeout: float, limit: int) -> ExecResult:
-        path = self._bundle(id).read_record().cgroup
-        return await execution.run(self.command, self.cgroups, id, path, process, timeout=timeout, limit=limit)
+        own = self._bundle(id)
+        path = own.read_record().cgroup
+        pid_file = own.path(f"exec-{secrets.token_hex(8)}.pid") if self.exec_detaches else ""
+        return await execution.run(
+            self.command, self.cgroups, id, path, process, timeout=timeout, limit=limit, pid_file=pid_file
+        )
 
     def spec(self, id: str) -> dict[str, Any]:
         return self._bundle(id).read_config()

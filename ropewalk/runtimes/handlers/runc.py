@@ -23,6 +23,7 @@ class Handler(oci.Driver):
 
     name = "runc"
     capabilities = Capabilities()
+    exec_detaches = True
 
     def __init__(self, config: Config, node: Node) -> None:
         super().__init__(config.path, config.monitor, node, catatonit=config.init)

@@ -43,6 +43,8 @@ def pod_spec(node: nodes.Node, kind: str, **fields: Any) -> pod.PodSpec:
             security = pod.LinuxSandboxSecurityContext(namespace_options=pod.NamespaceOption(pid=pod.NamespaceMode.POD))
             linux = pod.LinuxPodSandboxConfig(security_context=security)
             return workload.pod_spec(logs=node.logs, linux=linux, **fields)
+        case "runc":
+            return workload.pod_spec(logs=node.logs, runtime_handler="runc", **fields)
         case _:
             ports = [pod.PortMapping(container_port=80, host_port=20_000 + int(node.tag, 16) // 2)]
             return workload.pod_spec(logs=node.logs, port_mappings=ports, **fields)

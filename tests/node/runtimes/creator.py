@@ -1,4 +1,4 @@
-"""A daemon that only creates one container, and is killed at a given checkpoint: `creator.py STATE HANDLER POINT < plan`.
+"""A daemon that only creates one container and dies at a checkpoint: `creator.py STATE HANDLER POINT < plan`.
 
 POINT "" lets it come to its end. The plan is JSON; one without a log path and with id "pod" is an init.
 """
