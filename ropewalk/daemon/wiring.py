@@ -69,7 +69,7 @@ class Daemon:
         self._claim = lock(f"{config.state}/lock")  # the root has the database's
         self.database = Database(f"{config.root}/state.db")
         self.cgroups = cgroup.detect()
-        self.handlers = build_handlers(config, handler.Node(config.state, self.cgroups))
+        self.handlers = build_handlers(config, handler.Node(config.state, self.cgroups, config.root))
         self.health = Health(self.handlers)
         self.network = Network(config.network, instance=self.instance, tag=tag)
         self._build_storage()
@@ -92,7 +92,7 @@ class Daemon:
 
     def _build_pods(self) -> None:
         config, boot_id = self.config, process.boot_id()
-        facts = node.read_facts(self.cgroups, self.handlers[""].capabilities, node.raise_open_files())
+        facts = node.read_facts(self.cgroups, node.raise_open_files())
         queues = Queues()
         pods = Table(self.database, "pods", Pod, noun="pod sandbox")
         containers = Table(self.database, "containers", Container, noun="container")
@@ -110,7 +110,15 @@ class Daemon:
         )
         names: dict[str, Any] = {"instance": self.instance, "state": config.state, "boot_id": boot_id}
         self.sandboxes = Sandboxes(
-            pods, self.containers, queues, self.network, self.cgroups, self.handlers, node=facts, **names
+            pods,
+            self.containers,
+            queues,
+            self.network,
+            self.cgroups,
+            self.handlers,
+            self.offload,
+            node=facts,
+            **names,
         )
         self.recovery = Recovery(
             self.sandboxes,

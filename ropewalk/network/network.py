@@ -24,7 +24,7 @@ from ropewalk.errors import Kind, RopewalkError, Unsupported
 from ropewalk.linux import netlink, nft, rtnetlink
 from ropewalk.network import bridge, firewall, flows, hostports, ipam, netns
 from ropewalk.network.attachment import Attachment
-from ropewalk.spec.pod import PodSpec
+from ropewalk.spec.pod import NamespaceMode, PodSpec
 
 log = logging.getLogger(__name__)
 
@@ -249,7 +249,7 @@ class Network:
         taken = self._take()
         attachment = Attachment(
             mode="bridge",
-            netns=self._namespaces.choose(),
+            netns=self._namespaces.choose(ready=not has_users(spec)),
             host_interface=f"rw{self._tag}{os.urandom(4).hex()}",
             addresses=[f"{ip}/{range.net.prefixlen}" for range, ip in taken],
             gateways=[str(range.gateway) for range, _ in taken],
@@ -273,7 +273,8 @@ class Network:
         return taken
 
     async def attach(self, pod_id: str, attachment: Attachment, spec: PodSpec) -> None:
-        """Make what was planned. After a failure `detach` removes whatever was made."""
+        """Make what was planned. After a failure `detach` removes whatever was made. The namespace of a pod with users
+        of its own exists already, since they own it."""
         if attachment.mode != "bridge":
             return
         if self._table_is_stale:
@@ -466,3 +467,9 @@ def _report(task: asyncio.Task[None]) -> None:
 
 def _unknown(mode: str) -> str:
     return f"network.mode {mode!r} is unknown"
+
+
+def has_users(spec: PodSpec) -> bool:
+    """Whether the pod has a user namespace."""
+    options = spec.namespaces.userns_options
+    return options is not None and options.mode is NamespaceMode.POD

@@ -214,10 +214,10 @@ async def test_the_spec_can_be_read_back(handler: Handler, place: Place) -> None
 
 
 async def test_an_init_holds_a_pid_namespace(handler: Handler, place: Place) -> None:
-    from ropewalk.runtimes import probes
+    from ropewalk.runtimes import trial
 
     path = f"{place.cgroup}/init"
-    task = await handler.create_init("pod-1", probes.probe_spec(path), path)
+    task = await handler.create_init("pod-1", trial.build_spec(path), path)
     assert (await handler.observe("pod-1", task)).alive
     namespaces = [{"type": kind} for kind in NAMESPACES if kind != "pid"]
     joined = [*namespaces, {"type": "pid", "path": f"/proc/{task.pid}/ns/pid"}]

@@ -2,7 +2,7 @@
 
     config.json   the OCI runtime spec           rootfs/    mount point of the root file system
     plan.json     cgroup and log path            task.json  pids, once the create is complete
-    pid ctl attach winsz oom oci.log             conmon's and the runtime's files
+    lower/ volumes/  idmapped mounts             pid ctl attach winsz oom oci.log   conmon's and the runtime's files
 
 Nothing here is removed recursively: a root file system that could not be unmounted keeps its bundle, never loses
 its content.
@@ -20,7 +20,7 @@ from msgspec import Struct
 from ropewalk import ids
 from ropewalk.errors import NotFound
 from ropewalk.linux import mount, paths, process
-from ropewalk.runtimes.drivers import command
+from ropewalk.runtimes.drivers import command, idmap
 from ropewalk.runtimes.handler import Task
 from ropewalk.storage import snapshotter
 
@@ -48,14 +48,17 @@ class Bundle:
         os.makedirs(self.rootfs, mode=0o711, exist_ok=True)
         paths.write_atomic(self.path("plan.json"), msgspec.json.encode(record), 0o600)
 
-    def mount(self, mounts: list[snapshotter.Mount], *, apart: bool) -> None:
+    def mount(self, mounts: list[snapshotter.Mount], *, apart: bool, userns: str = "") -> None:
         """Mount the root file system. `apart`: on a mount of its own that is private, because the state directory
-        propagates: without that, every namespace that receives its mounts would keep a copy."""
+        propagates: without that, every namespace that receives its mounts would keep a copy. `userns`: pin of the user
+        namespace whose ids it has (idmap.py)."""
         if apart:
             mount.bind(self.directory, self.directory)
             mount.make_private(self.directory)
         for one in mounts:
-            if one.type == "overlay":
+            if userns:
+                idmap.mount_rootfs(one, self.rootfs, self.path("lower"), userns)
+            elif one.type == "overlay":
                 mount.overlay(
                     self.rootfs, layers=one.layers, upper=one.upper, work=one.work, options=tuple(one.options)
                 )
@@ -107,13 +110,14 @@ class Bundle:
     def remove(self) -> None:
         """Unmount and remove; idempotent. OSError EBUSY if something is still mounted."""
         mount.umount_all(self.rootfs)
+        idmap.remove(self.path("lower"), self.path("volumes"))
         mount.umount_all(self.directory)
         try:
             names = os.listdir(self.directory)
         except FileNotFoundError:
             return
         for name in names:
-            if name != "rootfs":
+            if name not in ("rootfs", "lower", "volumes"):
                 os.unlink(self.path(name))
         with contextlib.suppress(FileNotFoundError):
             os.rmdir(self.rootfs)

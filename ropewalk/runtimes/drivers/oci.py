@@ -27,7 +27,7 @@ from ropewalk import ids, steps
 from ropewalk.errors import Kind, RopewalkError, WrongState
 from ropewalk.linux import process
 from ropewalk.runtimes import handler
-from ropewalk.runtimes.drivers import bundle, command, execution, init, unwitnessed
+from ropewalk.runtimes.drivers import bundle, command, execution, idmap, init, unwitnessed
 from ropewalk.runtimes.handler import ContainerPlan, ExecResult, Exit, Node, Observation, Task
 from ropewalk.runtimes.monitors import conmon, logfile, monitor
 from ropewalk.runtimes.oci import build
@@ -36,6 +36,7 @@ from ropewalk.spec.pod import LinuxContainerResources
 log = logging.getLogger(__name__)
 
 START_SECONDS = 60.0
+SETTLE_SECONDS = 10.0  # for the probe that a daemon begins with
 GONE_SECONDS = 1.0  # the runtime has this long to notice that the process is gone
 DELETE_SECONDS = 20.0
 FLUSH_SECONDS = 5.0  # a monitor whose container is dead has this long to write the rest of the log
@@ -63,9 +64,15 @@ class Driver(handler.Handler):
         self.monitor = conmon.Conmon(watcher, exits=exits, sockets=self.sockets, cgroups=self.cgroups)
         self.probing: set[str] = set()  # ids of probes under way, which no row owns
         self.began = time.time()
+        self.settled = asyncio.Event()  # the first probe has ended
 
     def _bundle(self, id: str) -> bundle.Bundle:
         return bundle.Bundle(os.path.join(self.containers, id))
+
+    async def settle(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_SECONDS):
+                await self.settled.wait()
 
     # Making
 
@@ -74,11 +81,12 @@ class Driver(handler.Handler):
         with explained(plan.id):
             own.make(bundle.Record(runtime=self.name, cgroup=plan.cgroup, log_path=plan.log_path))
             steps.checkpoint("bundle:made")
-            own.mount(plan.rootfs, apart=self.apart)
+            own.mount(plan.rootfs, apart=self.apart, userns=plan.userns)
+            spec = idmap.mount_volumes(plan.spec, own.path("volumes"), plan.userns)
             steps.checkpoint("bundle:mounted")
             if plan.log_path:
                 logfile.prepare(plan.log_path)
-            own.write(encode(self.adapt(plan.spec), own.rootfs))
+            own.write(encode(self.adapt(spec), own.rootfs))
             steps.checkpoint("bundle:written")
             launch = monitor.Launch(
                 id=plan.id,

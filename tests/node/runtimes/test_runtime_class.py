@@ -4,7 +4,6 @@ state."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -23,7 +22,7 @@ SHARED = pod.LinuxPodSandboxConfig(
 
 
 @pytest.fixture
-async def client(client: cri.Client) -> AsyncIterator[cri.Client]:
+async def client(client: cri.Client) -> cri.Client:
     await client.pull(ImageSpec(image=images.BUSYBOX))
     return client
 
