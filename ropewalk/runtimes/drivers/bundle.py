@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from ropewalk import ids
-from ropewalk.errors import NotFound
+from ropewalk.errors import Invalid, NotFound
 from ropewalk.linux import mount, paths, process
 from ropewalk.runtimes.drivers import command, idmap
 from ropewalk.runtimes.handler import Task
@@ -122,6 +122,22 @@ class Bundle:
         with contextlib.suppress(FileNotFoundError):
             os.rmdir(self.rootfs)
         os.rmdir(self.directory)
+
+
+KERNELS = ("dev", "proc", "sys")
+
+
+def check_rootfs(rootfs: str) -> None:
+    """Invalid if a directory that runtimes fill before they enter the root file system is a link: runc 1.1 and crun 1.8
+    follow one at /dev, as root on the node (CVE-2026-41579, CVE-2026-47766). Nothing runs in it yet, so what is seen
+    here stays."""
+    for name in KERNELS:
+        path = os.path.join(rootfs, name)
+        if os.path.islink(path):
+            raise Invalid(
+                f"/{name} of the image is a link to {os.readlink(path)[:200]!r}",
+                hint="it must be a directory, or not be there: runtimes make files in it",
+            )
 
 
 def is_propagating(directory: str) -> bool:

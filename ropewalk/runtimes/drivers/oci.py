@@ -82,6 +82,7 @@ class Driver(handler.Handler):
             own.make(bundle.Record(runtime=self.name, cgroup=plan.cgroup, log_path=plan.log_path))
             steps.checkpoint("bundle:made")
             own.mount(plan.rootfs, apart=self.apart, userns=plan.userns)
+            bundle.check_rootfs(own.rootfs)
             spec = idmap.mount_volumes(plan.spec, own.path("volumes"), plan.userns)
             steps.checkpoint("bundle:mounted")
             if plan.log_path:
