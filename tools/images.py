@@ -51,6 +51,14 @@ server {
 PAGE = "<!DOCTYPE html><title>nginx on Ropewalk</title><h1>Welcome to nginx on Ropewalk</h1>\n"
 
 
+NGINX_SETTINGS: dict[str, Any] = {
+    "Env": [PATH],
+    "Cmd": ["nginx", "-g", "daemon off;"],
+    "ExposedPorts": {"80/tcp": {}},
+    "StopSignal": "SIGQUIT",
+}
+
+
 class Made(NamedTuple):
     """What `ensure` answers with: the OCI layout, storage for registries, and the registry's program."""
 
@@ -63,10 +71,14 @@ def skip(path: str) -> bool:
     return any(Path(*Path(path).parts[: bulk.count("/") + 1]).match(bulk) for bulk in BULK)
 
 
-def shell_layer(package: Path, work: Path) -> bytes:
-    """/bin/busybox with a hard link per command, the directories every program expects, users and groups."""
+def shell_program(package: Path, work: Path) -> Path:
+    """BusyBox out of its package."""
     debian.unpack(package, work)
-    program = next(path for path in (work / "bin/busybox", work / "usr/bin/busybox") if path.exists())
+    return next(path for path in (work / "bin/busybox", work / "usr/bin/busybox") if path.exists())
+
+
+def shell_layer(program: Path) -> bytes:
+    """/bin/busybox with a hard link per command, the directories every program expects, users and groups."""
     tree = oci.Tree()
     for name in ("bin", "dev", "etc", "home", "proc", "run", "sys", "usr", "usr/bin", "usr/sbin", "sbin", "var"):
         tree.directory(name)
@@ -94,15 +106,23 @@ def package_layer(packages: list[Path], work: Path, extra: Callable[[oci.Tree], 
     return tree.tar()
 
 
-def configure_nginx(tree: oci.Tree) -> None:
+def configure_nginx(tree: oci.Tree, site: str = SITE) -> None:
     """What the packages' installation scripts would do; logs go to the container's output."""
     for name in ("var/www", "var/www/html", "var/lib", "var/lib/nginx"):
         tree.directory(name)
     tree.file("var/www/html/index.html", PAGE)
-    tree.file("etc/nginx/sites-available/default", SITE)
+    tree.file("etc/nginx/sites-available/default", site)
     tree.symlink("etc/nginx/sites-enabled/default", "../sites-available/default")
     tree.symlink("var/log/nginx/access.log", "/dev/stdout")
     tree.symlink("var/log/nginx/error.log", "/dev/stderr")
+
+
+def nginx_layers(packages: dict[str, Path], work: Path, configure: Callable[[oci.Tree], None]) -> list[bytes]:
+    """The libraries it needs, and nginx itself; `packages` is what nginx-light and its dependencies are in."""
+    nginx = [packages[name] for name in packages if "nginx" in name]
+    needs = re.findall(r"[a-z0-9.+-]+", debian.run("dpkg-deb", "--field", packages["nginx"], "Depends"))
+    libraries = [packages[name] for name in needs if name in packages and name.startswith(("lib", "zlib"))]
+    return [package_layer(libraries, work / "libraries"), package_layer(nginx, work / "nginx", configure)]
 
 
 def tree_layer(fill: Callable[[oci.Tree], None]) -> bytes:
@@ -166,28 +186,14 @@ def make(directory: Path) -> None:
     work = directory / "work"
     packages = debian.download(work / "packages", "busybox-static", "nginx-light", "docker-registry")
     debian.unpack(packages.pop("docker-registry"), directory / "programs")
-    shell = shell_layer(packages.pop("busybox-static"), work / "shell")
-    nginx = [packages[name] for name in packages if "nginx" in name]
-    needs = re.findall(r"[a-z0-9.+-]+", debian.run("dpkg-deb", "--field", packages["nginx"], "Depends"))
-    libraries = [packages[name] for name in needs if name in packages and name.startswith(("lib", "zlib"))]
+    shell = shell_layer(shell_program(packages.pop("busybox-static"), work / "shell"))
     layout = oci.Layout(directory / "layout", debian.run("dpkg", "--print-architecture").strip())
     layout.add(
         oci.Image([shell], {"Env": [PATH], "Cmd": ["sh"]}, index=True),
         BUSYBOX, "docker.io/library/busybox:1.35", "registry.k8s.io/e2e-test-images/busybox:1.29-4",
     )  # fmt: skip
-    layers = [
-        shell,
-        package_layer(libraries, work / "libraries"),
-        package_layer(nginx, work / "nginx", configure_nginx),
-    ]
-    settings = {
-        "Env": [PATH],
-        "Cmd": ["nginx", "-g", "daemon off;"],
-        "ExposedPorts": {"80/tcp": {}},
-        "StopSignal": "SIGQUIT",
-    }
     layout.add(
-        oci.Image(layers, settings),
+        oci.Image([shell, *nginx_layers(packages, work, configure_nginx)], NGINX_SETTINGS),
         NGINX,
         "docker.io/library/nginx:1.22",
         "registry.k8s.io/e2e-test-images/nginx:1.14-2",
@@ -216,12 +222,17 @@ def made(directory: Path) -> Made:
     return Made(directory / "layout", directory / "registry", directory / "programs/usr/bin/docker-registry")
 
 
+def cache_key(*sources: str) -> str:
+    """Of what these program files make on this release of Debian."""
+    release = Path("/etc/os-release").read_bytes() + debian.run("dpkg", "--print-architecture").encode()
+    parts = [Path(source).read_bytes() for source in sources]
+    return hashlib.sha256(b"\0".join([*parts, release])).hexdigest()[:16]
+
+
 @cache
 def ensure() -> Made:
     """The images, built now if the cache does not have them."""
-    sources = [Path(module.__file__ or "").read_bytes() for module in (debian, oci, registry)]
-    release = Path("/etc/os-release").read_bytes() + debian.run("dpkg", "--print-architecture").encode()
-    key = hashlib.sha256(b"\0".join([*sources, Path(__file__).read_bytes(), release])).hexdigest()[:16]
+    key = cache_key(debian.__file__, oci.__file__, registry.__file__, __file__)
     if not (debian.CACHE / f"images-{key}").exists():
         print("making the test images from Debian packages (once) ...", flush=True)
     return made(debian.ensure_cached("images", key, make))

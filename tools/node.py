@@ -1,8 +1,8 @@
 """node: a private node with a loopback registry and the test images, for COMMAND or a shell; then it is gone.
 
 Its data lies in a directory of its own below /var/tmp, its names carry its own tag, and its network is the built-in
-bridge on a subnet of its own: nodes do not meet each other or the machine's own runtime. `docker.io` and
-`registry.k8s.io` lead to the loopback registry (hosts.toml), so the images have their usual names.
+bridge on a subnet of its own: nodes do not meet each other or the machine's own runtime. REGISTRIES lead to
+the loopback registry (hosts.toml), so the images have their usual names.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import ClassVar, Self
 from ropewalk.client import cri
 from tools import images, leftovers, registry, trace, workload
 
-REGISTRIES = ("docker.io", "registry.k8s.io")
+REGISTRIES = ("docker.io", "registry.k8s.io", "k8s.gcr.io", "gcr.io")
 LEDGER = "DEV_NODES"  # environment: a file that lists what the names of all nodes of a test run contain
 POD_LOGS = Path("/var/log/pods")
 READY = 30.0  # seconds from start to Ready; it takes a fraction of one

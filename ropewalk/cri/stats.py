@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ropewalk.cri import frames, translate
 from ropewalk.linux.cgroup import CgroupStats, Pressure, Psi
-from ropewalk.network.network import InterfaceStats
+from ropewalk.network.counters import InterfaceStats
 from ropewalk.pods.records import Container, Pod
 from ropewalk.pods.stats import ContainerStats, PodStats
 from ropewalk.wire.pb import cri_pb2 as pb

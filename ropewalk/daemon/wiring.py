@@ -71,7 +71,7 @@ class Daemon:
         self.cgroups = cgroup.detect()
         self.handlers = build_handlers(config, handler.Node(config.state, self.cgroups, config.root))
         self.health = Health(self.handlers)
-        self.network = Network(config.network, instance=self.instance, tag=tag)
+        self.network = Network(config.network, instance=self.instance, tag=tag, directory=f"{config.root}/cni")
         self._build_storage()
         self._build_pods()
         self._removed = asyncio.Event()

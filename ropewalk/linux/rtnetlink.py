@@ -27,7 +27,7 @@ _STATS = struct.Struct("=BxHII")  # struct if_stats_msg: family, index, filter m
 _COUNTERS = struct.Struct("=8Q")  # the head of struct rtnl_link_stats64
 
 UP = 0x1  # IFF_UP
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU = 1, 3, 4
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK = 1, 3, 4, 5
 _IFLA_MASTER, _IFLA_PROTINFO, _IFLA_LINKINFO, _IFLA_AF_SPEC, _IFLA_NET_NS_FD = 10, 12, 18, 26, 28
 _IFLA_EXT_MASK = 29
 _SKIP_STATS = 8  # RTEXT_FILTER_SKIP_STATS
@@ -48,13 +48,15 @@ Net = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Link(Struct, frozen=True):
-    """`master`: index of the bridge it belongs to, 0 for none."""
+    """`master`: index of the bridge it belongs to, 0 for none. `peer`: index of a veth's other end (in that end's
+    namespace), or of the link below."""
 
     index: int
     name: str
     flags: int
     mtu: int
     master: int
+    peer: int = 0
 
 
 class Route(Struct, frozen=True):
@@ -197,6 +199,7 @@ def parse_link(body: bytes) -> Link:
         flags=flags,
         mtu=_number(found.get(_IFLA_MTU, b"")),
         master=_number(found.get(_IFLA_MASTER, b"")),
+        peer=_number(found.get(_IFLA_LINK, b"")),
     )
 
 

@@ -19,6 +19,7 @@ from ropewalk.linux import namespaces, netlink, rtnetlink
 
 log = logging.getLogger(__name__)
 
+DIRECTORY = "/run/netns"
 _QUIET = 0.1  # seconds without a pod taking one, before another is made
 _RETRY = 30.0  # seconds after a failure; a pod that needs one meanwhile tries, and says what is wrong
 _SYSCTLS = "/proc/sys/net/ipv6/conf"
@@ -36,7 +37,8 @@ class Namespaces:
         self._sockets: dict[str, netlink.Socket] = {}  # every prepared one, by path
         self._free: list[str] = []
         self._taken = asyncio.Event()
-        self.ipv6 = True  # whether pods have IPv6; without, they have none at all (CVE-2024-32473)
+        # Whether pods have IPv6; without, they have none at all (CVE-2024-32473). None: who makes the links decides.
+        self.ipv6: bool | None = True
 
     def choose(self, *, ready: bool = True) -> str:
         """The path of a ready namespace, or of one still to be made; with `ready` False never of a ready one."""
@@ -108,7 +110,7 @@ class Namespaces:
 
     def _make(self, path: str) -> None:
         os.makedirs(self._directory, mode=0o755, exist_ok=True)
-        values = sysctls(ipv6=self.ipv6)
+        values = {} if self.ipv6 is None else sysctls(ipv6=self.ipv6)
         if namespaces.is_pinned(path):
             namespaces.write_sysctls({"net": path}, values)
         else:

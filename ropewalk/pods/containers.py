@@ -258,6 +258,7 @@ class Containers:
             container = self.containers[container.id]
             if container.phase is not ContainerPhase.CREATED or container.task is None:
                 raise WrongState(f"container {container.id!r} is {container.phase.value}, only a created one starts")
+            began = self._now()  # it may have ended before the runtime says that it started
             try:
                 steps.checkpoint("start:before")
                 await self._handler(container.id).start(container.id, container.task)
@@ -266,7 +267,7 @@ class Containers:
                 self.containers.apply(container.id, phases.start_failed, error.message, self._now(), derivable=True)
                 await self._handler(container.id).kill(container.id, container.task, container.cgroup)
                 raise
-            self.containers.apply(container.id, phases.started, self._now(), derivable=True)
+            self.containers.apply(container.id, phases.started, began, derivable=True)
 
     # The watch.
 

@@ -85,11 +85,12 @@ def remove(state: str, pod_id: str) -> None:
     """Undo of write; the directory itself also holds the pins, so it goes with them."""
     base = directory(state, pod_id)
     mount.umount_all(f"{base}/shm")
-    for name in ("hostname", "hosts", "resolv.conf"):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{base}/{name}")
     with contextlib.suppress(FileNotFoundError):
         os.rmdir(f"{base}/shm")
+    with contextlib.suppress(FileNotFoundError):
+        for entry in os.scandir(base):
+            if not entry.is_dir(follow_symlinks=False):  # a kill leaves half-written ones, too
+                os.unlink(entry.path)
 
 
 def _read(path: str) -> bytes:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from ropewalk.network.attachment import Attachment
 from ropewalk.pods.records import Container, ContainerPhase, Pod, PodPhase, User
 from ropewalk.runtimes.handler import Exit, Task
 from ropewalk.spec.pod import LinuxContainerResources
@@ -14,6 +15,11 @@ from ropewalk.spec.pod import LinuxContainerResources
 UNKNOWN = "Unknown"  # nobody saw it end (contract 6.1)
 LOST_CODE = 255
 START_ERROR_CODE = 128
+
+
+def attached(pod: Pod, attachment: Attachment) -> Pod:
+    """It has its network, and this is known of it now."""
+    return replace(pod, attachment=attachment)
 
 
 def initialised(pod: Pod, init: Task) -> Pod:
@@ -51,8 +57,9 @@ def started(container: Container, at: int) -> Container:
     """The process runs. It may have ended before this was reported: then only the time is new."""
     if container.started_at:
         return container
-    phase = ContainerPhase.RUNNING if container.phase is ContainerPhase.CREATED else container.phase
-    return replace(container, phase=phase, started_at=at)
+    if container.phase is not ContainerPhase.CREATED:
+        return replace(container, started_at=min(at, container.finished_at or at))
+    return replace(container, phase=ContainerPhase.RUNNING, started_at=at)
 
 
 def start_failed(container: Container, message: str, at: int) -> Container:
@@ -70,7 +77,8 @@ def start_failed(container: Container, message: str, at: int) -> Container:
 
 
 def exited(container: Container, exit: Exit) -> Container:
-    """The process ended. A record that has ended keeps its first report."""
+    """The process ended. A record that has ended keeps its first report. `exit.at` is a file's time, which the kernel
+    takes from a clock that is some milliseconds late."""
     if container.phase is ContainerPhase.EXITED:
         return container
     reason = exit.reason or ("OOMKilled" if exit.oom else "Error" if exit.code else "Completed")
@@ -78,7 +86,7 @@ def exited(container: Container, exit: Exit) -> Container:
         container,
         phase=ContainerPhase.EXITED,
         exit_code=exit.code,
-        finished_at=exit.at,
+        finished_at=max(exit.at, container.started_at, container.created_at),
         reason=reason,
         message=exit.message,
     )

@@ -129,6 +129,8 @@ class Recovery:
             await self._undo_pod(pod.id)
         elif pod.phase is PodPhase.READY:
             why = "the node was restarted" if pod.boot_id != self._boot_id else self._sandboxes.verify(pod)
+            if not why and pod.attachment is not None:
+                why = await self._network.check(pod.id, pod.attachment)
             if why:
                 log.warning("pod sandbox is not ready any more", extra={"pod": pod.id, "why": why})
                 self._sandboxes.pods.apply(pod.id, phases.notready, derivable=True)

@@ -177,7 +177,8 @@ class Sandboxes:
     async def attach(self, id: str) -> None:
         pod = self.pods[id]
         if pod.attachment is not None:
-            await self._network.attach(id, pod.attachment, pod.spec)
+            attachment = await self._network.attach(id, pod.attachment, pod.spec)
+            self.pods.apply(id, phases.attached, attachment)
 
     async def detach(self, id: str) -> None:
         pod = self.pods[id]

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 from msgspec import Struct
 
 from ropewalk.linux.cgroup import Cgroups, CgroupStats
-from ropewalk.network.network import InterfaceStats, Network
+from ropewalk.network.counters import InterfaceStats
+from ropewalk.network.network import Network
 from ropewalk.pods.records import Container, ContainerPhase, Pod
 from ropewalk.state.store import Table
 from ropewalk.storage.snapshotter import Snapshotter, Usage

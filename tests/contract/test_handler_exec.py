@@ -37,7 +37,7 @@ async def test_streams_and_code(box: Box) -> None:
 async def test_it_returns_when_the_command_exits(box: Box) -> None:
     before = time.monotonic()
     assert (await box.exec("sh", "-c", "sleep 3 & echo hi")).stdout == b"hi\n"
-    assert time.monotonic() - before < 1
+    assert time.monotonic() - before < 2.5
 
 
 async def test_both_streams_are_drained(box: Box) -> None:

@@ -12,7 +12,7 @@ from ropewalk.errors import Kind, NotFound, RopewalkError, WrongState
 from ropewalk.images import store
 from ropewalk.linux.cgroup import CgroupStats
 from ropewalk.network.attachment import Attachment
-from ropewalk.network.network import InterfaceStats
+from ropewalk.network.counters import InterfaceStats
 from ropewalk.pods import identity, phases
 from ropewalk.pods.records import Container, ContainerPhase, Pod, PodPhase
 from ropewalk.pods.stats import ContainerStats, PodStats

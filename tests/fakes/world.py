@@ -134,14 +134,18 @@ class FakeNetwork:
             mode="bridge", netns=f"/run/netns/{pod_id[:12]}", addresses=[f"10.0.0.{len(self.planned)}/24"]
         )
 
-    async def attach(self, pod_id: str, attachment: Attachment, spec: PodSpec) -> None:
+    async def attach(self, pod_id: str, attachment: Attachment, spec: PodSpec) -> Attachment:
         await self.world.hook("attach")
         self.world.attached[pod_id] = attachment
+        return attachment
 
     async def detach(self, pod_id: str, attachment: Attachment) -> None:
         await self.world.hook("detach")
         self.world.attached.pop(pod_id, None)
         self.planned.discard(pod_id)
+
+    async def check(self, pod_id: str, attachment: Attachment) -> str:
+        return ""
 
     def adopt(self, owned: dict[str, Attachment]) -> None:
         self.planned |= set(owned)

@@ -88,7 +88,7 @@ class Command:
         log = os.memfd_create("oci-log")
         try:
             argv = [*self.prefix(f"/proc/self/fd/{LOG_FD}"), *verb]
-            process = spawn.spawn(argv, pass_fds={LOG_FD: log})
+            process = spawn.spawn(argv, pass_fds={LOG_FD: log}, session=False)
             try:
                 async with asyncio.timeout(timeout):
                     code = await process.wait()

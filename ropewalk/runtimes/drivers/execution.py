@@ -99,6 +99,7 @@ def _start(
         stdout=outputs[0].fd,
         stderr=outputs[1].fd,
         pass_fds={command.LOG_FD: log, PROCESS_FD: specification},
+        session=False,
     )
     for output in outputs:
         output.started()

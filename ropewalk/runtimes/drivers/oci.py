@@ -41,6 +41,7 @@ GONE_SECONDS = 1.0  # the runtime has this long to notice that the process is go
 DELETE_SECONDS = 20.0
 FLUSH_SECONDS = 5.0  # a monitor whose container is dead has this long to write the rest of the log
 CREATOR_SECONDS = 10.0
+CLOCK_STEP = 0.1  # file times are those of the kernel's last tick
 LOST = 255  # contract 6.1: the exit code of a container whose end nobody saw
 
 
@@ -313,9 +314,11 @@ class Driver(handler.Handler):
         found = sorted(present.union(self._states()) - owned - self.probing)
         for id in found:
             await self.delete(id, "")
-        for entry in os.scandir(self.sockets):
-            if entry.stat(follow_symlinks=False).st_mtime < self.began:  # of an earlier daemon's creates
-                os.unlink(entry.path)
+        for name in os.listdir(self.sockets):
+            path = os.path.join(self.sockets, name)
+            with contextlib.suppress(FileNotFoundError):  # a create under way is done with it
+                if os.lstat(path).st_mtime < self.began - CLOCK_STEP:  # of an earlier daemon's creates
+                    os.unlink(path)
         return found
 
 

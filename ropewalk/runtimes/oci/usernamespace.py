@@ -29,7 +29,7 @@ class Maps(NamedTuple):
 def of_pod(pod: PodSpec) -> Maps | None:
     """None if the pod has the node's users. `check_pod` has passed."""
     options = pod.namespaces.userns_options
-    if options is None or options.mode is NamespaceMode.NODE:
+    if options is None or not pod.own_users:
         return None
     return Maps(options.uids[0], options.gids[0])
 

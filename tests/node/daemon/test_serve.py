@@ -83,7 +83,7 @@ async def test_the_service_manager_is_told_and_sigterm_is_quick(private: nodes.N
         private.stop()
         took = time.monotonic() - began
         assert manager.recv(100) == b"STOPPING=1"
-    assert took < 1
+    assert took < 3  # a fraction of it on a quiet machine
     assert not os.path.exists(private.address)
 
 

@@ -3,7 +3,7 @@
 The product knows nothing of this. DIRECTORY holds orders, read whenever a checkpoint is passed:
 
     armed     "<hits> <checkpoint> <action>": at that passage `kill` sends this process SIGKILL, `stop` sends SIGSTOP to
-              the monitor that it has just started. The order is taken back first, so the next daemon lives.
+              the process that it has just started. The order is taken back first, so the next daemon lives.
     passed    every checkpoint that was passed, a line each (written here)
     boot-id   if there: what the kernel's boot id seems to be
 """
@@ -40,9 +40,12 @@ class Orders:
         self.armed.unlink()
         if action == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
-        for pid in process.children(os.getpid()):
-            if os.path.basename((process.command_line(pid) or [b""])[0]) == b"conmon":
-                os.kill(pid, signal.SIGSTOP)
+        os.kill(youngest_child(), signal.SIGSTOP)
+
+
+def youngest_child() -> int:
+    """The monitor, at the checkpoints of its start."""
+    return max(process.children(os.getpid()), key=lambda pid: (process.start_time(pid) or 0, pid))
 
 
 def main() -> None:

@@ -96,12 +96,15 @@ def files(node: nodes.Node) -> Iterator[str]:
         place = node.base / directory
         if place.is_dir():
             yield from (f"file {path}" for path in place.iterdir() if path.name != ".cache")
+    yield from (f"file {path}" for path in (node.base / "state/pods").glob("*/**/*"))
     snapshots = node.base / "root/snapshots"
     yield from (f"file {path}" for path in snapshots.glob("*/*") if path.name != "trash")
     yield from (f"file {path}" for path in snapshots.glob("*/trash/*"))
 
 
 def missing_and_added(before: set[str], after: set[str]) -> list[str]:
+    """What was being freed before is not missed."""
+    before = {line for line in before if "/trash/" not in line}
     return sorted(f"- {line}" for line in before - after) + sorted(f"+ {line}" for line in after - before)
 
 

@@ -28,7 +28,7 @@ NODE_CONFIG = "ready = 0\n"  # [network]
 
 KILLS = 200
 WORKERS = 4
-PAUSE = 0.06  # seconds between kills on average, beside what finding a victim takes
+PAUSE = 0.03  # seconds between kills on average, beside what finding a victim takes
 T = TypeVar("T")
 
 
@@ -122,7 +122,7 @@ class Killer:
     async def work(self) -> None:
         for _ in range(KILLS):
             await asyncio.sleep(self.chance.expovariate(1 / PAUSE))
-            victim = self.chance.choices(list(self.killed), [3, 3, 4])[0]
+            victim = self.chance.choices(list(self.killed), [2, 3, 3])[0]
             if victim == "daemon":
                 self.node.kill()
                 await self.node.start()

@@ -6,6 +6,8 @@ removed it leaves the kernel as it was.
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from ropewalk.client import cri, values
@@ -76,6 +78,20 @@ async def test_run_is_repeated_at_once(node: killable.Node, point: str) -> None:
         await node.killed_at(point, workload.run_pod(client, spec))
     async with node.client() as client:
         await one_life(client, spec)
+    node.settles(before)
+
+
+async def test_half_written_files_are_removed(node: killable.Node) -> None:
+    """A kill between the making and the renaming of a file."""
+    before, spec = node.has(), points.pod_spec(node, "network")
+    async with node.client() as client:
+        node.arm("files:before")
+        with contextlib.suppress(RopewalkError):
+            await workload.run_pod(client, spec)
+        await node.died()
+    [directory] = (node.state / "pods").iterdir()
+    (directory / "hosts.01234567.tmp").touch()
+    await node.start()
     node.settles(before)
 
 

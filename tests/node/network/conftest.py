@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from ropewalk.linux import libc, namespaces
-from ropewalk.network import network
+from ropewalk.network import bridged
 from ropewalk.network.attachment import Attachment
 from ropewalk.spec import pod
 
@@ -63,7 +63,7 @@ class Lab:
         self.directory = directory
         self.pins = f"{directory}/netns"
         self.outside = f"{directory}/outside"
-        self.networks: list[network.Network] = []
+        self.networks: list[bridged.Bridged] = []
         self._servers: list[asyncio.Server] = []
 
     def build(self) -> None:
@@ -82,18 +82,18 @@ class Lab:
         run(*enter, "address", "add", f"{OUTSIDE6}/64", "dev", "eth0", "nodad")
         run(*enter, "link", "set", "eth0", "up")
 
-    def make(self, *, instance: str = INSTANCE, tag: str = TAG, **config: Any) -> network.Network:
-        made = network.Network(network.Config(**config), instance=instance, tag=tag, netns_directory=self.pins)
+    def make(self, *, instance: str = INSTANCE, tag: str = TAG, **config: Any) -> bridged.Bridged:
+        made = bridged.Bridged(bridged.Config(**config), instance=instance, tag=tag, netns_directory=self.pins)
         self.networks.append(made)
         return made
 
-    async def start(self, **config: Any) -> network.Network:
+    async def start(self, **config: Any) -> bridged.Bridged:
         made = self.make(**config)
         await made.start()
         assert made.condition()[0], made.condition()
         return made
 
-    async def kill(self, net: network.Network) -> None:
+    async def kill(self, net: bridged.Bridged) -> None:
         """What the kernel does for a killed daemon: its sockets are closed, and nothing else."""
         self.networks.remove(net)
         for task in net._tasks:
@@ -102,7 +102,7 @@ class Lab:
         for sock in (*net._namespaces._sockets.values(), net._sock()):
             sock.close()
 
-    async def pod(self, net: network.Network, id: str, spec: pod.PodSpec | None = None) -> Attachment:
+    async def pod(self, net: bridged.Bridged, id: str, spec: pod.PodSpec | None = None) -> Attachment:
         spec = spec or pod.PodSpec()
         attachment = net.plan(id, spec)
         await net.attach(id, attachment, spec)

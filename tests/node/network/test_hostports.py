@@ -11,7 +11,7 @@ import pytest
 
 from ropewalk.errors import Kind, RopewalkError
 from ropewalk.linux import conntrack, namespaces, netlink, nft
-from ropewalk.network import network
+from ropewalk.network import bridged
 from ropewalk.network.attachment import Attachment
 from ropewalk.spec import pod
 from tests.node.network.conftest import BRIDGE, INSTANCE, NODE4, NODE6, OUTSIDE4, OUTSIDE6, Lab, host_ports, ports, run
@@ -212,7 +212,7 @@ async def test_a_flushed_rule_set_comes_back_with_a_restart(lab: Lab) -> None:
 
 
 async def test_a_flushed_rule_set_is_repaired(lab: Lab, until: Until, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network, "_WATCH", 0.05)
+    monkeypatch.setattr(bridged, "_WATCH", 0.05)
     await web(lab, WEB)
     run("nft", "flush", "ruleset")
     await until(lambda: INSTANCE in run("nft", "list", "tables"))

@@ -94,3 +94,15 @@ def test_created_keeps_the_task_and_tells_the_user() -> None:
         5,
         Task(pid=1, pid_start=2),
     )
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_nothing_ends_before_it_starts(*, late: bool) -> None:
+    """The time of an exit file may be some milliseconds before the start's."""
+    exit = Exit(code=0, at=18)
+    waiting = container(ContainerPhase.CREATED)
+    if late:
+        ended = phases.started(phases.exited(waiting, exit), 20)
+    else:
+        ended = phases.exited(phases.started(waiting, 20), exit)
+    assert ended.started_at == ended.finished_at

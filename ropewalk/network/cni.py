@@ -1,0 +1,414 @@
+"""Pod networks by CNI plugins: ADD, DEL, CHECK, GC and STATUS of the first usable configuration (specification 1.1.0).
+
+The configuration is looked for again whenever its directory changes. What an attachment was made with is kept
+(cache.py), so its DEL is the same whatever became of the configuration, and after a restart. The network namespace is
+ours: the plugins get it with its loopback up. Nothing here is shared between pods but GC's gate, so a plugin that hangs
+keeps its own pod waiting, until its deadline, and no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Coroutine, Mapping
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct, field
+from msgspec.structs import replace
+
+from ropewalk.errors import Kind, RopewalkError
+from ropewalk.linux import inotify, namespaces, netlink, rtnetlink
+from ropewalk.network import cache, capabilities, conflist, counters, ipam, mode, netns, plugins, result
+from ropewalk.network.attachment import Attachment
+from ropewalk.network.counters import InterfaceStats
+from ropewalk.network.gate import Gate
+from ropewalk.spec.pod import PodSpec
+
+log = logging.getLogger(__name__)
+
+_FIRST_LOOK = 1.0  # seconds that the start waits for the first look; a plugin that hangs does not keep the node down
+_RETRY = 2.0  # between looks without a usable network: plugins may be installed after their configuration
+_STATUS = 10.0  # and with one whose plugins can tell how they are
+_QUIET, _RESTLESS = 0.1, 1.0  # a directory that changes is read when it rested this long, at the latest after that
+_GC_PATIENCE = 60.0  # for a moment without ADD and DEL
+
+
+class Config(Struct, frozen=True):
+    """[network.cni]"""
+
+    conf_dir: Annotated[
+        str, Meta(description="directory of network configurations; the first usable one by name is taken")
+    ] = "/etc/cni/net.d"
+    bin_dirs: Annotated[list[str], Meta(description="directories of plugins; the first that has one wins")] = field(
+        default_factory=lambda: ["/opt/cni/bin", "/usr/lib/cni"]
+    )
+    timeout: Annotated[
+        float, Meta(description="seconds that one plugin may take to add or delete a pod; then it is killed", gt=0)
+    ] = 60.0
+    check: Annotated[
+        bool, Meta(description="after a restart, ask the plugins about each pod (CHECK); a pod that fails is not ready")
+    ] = False
+    gc: Annotated[
+        bool,
+        Meta(
+            description="after a restart, let the plugins free what belongs to no pod (GC, CNI 1.1); false if "
+            "something that does not use libcni attaches to the same network"
+        ),
+    ] = True
+
+
+class Cni(mode.Mode):
+    """See the module. `directory` keeps what plugins were told and answered."""
+
+    name = "cni"
+
+    def __init__(
+        self, config: Config, *, instance: str, directory: str, netns_directory: str = netns.DIRECTORY, ready: int = 0
+    ) -> None:
+        self._config = config
+        self._plugins = plugins.Plugins(config.bin_dirs, config.timeout)
+        self._cache = cache.Cache(directory)
+        self._namespaces = netns.Namespaces(netns_directory, f"{instance}-cni-", ready=ready)
+        self._namespaces.ipv6 = None  # the plugins' to decide
+        self._network: conflist.Network | None = None
+        self._problem = "nobody has looked for a configuration yet"
+        self._looked = asyncio.Event()
+        self._cidrs: list[str] = []
+        self._pods: dict[str, Attachment] = {}
+        self._gate = Gate()
+        self._counters = counters.Counters()
+        self._socket: netlink.Socket | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        if not self._cidrs:
+            self._cidrs = _split(self._cache.read_pod_cidr())
+        self._begin(self._watch())
+        self._begin(self._namespaces.fill())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_LOOK):
+                await self._looked.wait()
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.append(task)
+        task.add_done_callback(_report)
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+        self._namespaces.discard()
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    # Which network.
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                watch = inotify.Watch(self._config.conf_dir)
+            except OSError:  # not there yet; the look says so
+                await self._look()
+                await asyncio.sleep(_RETRY)
+                continue
+            with watch:
+                await self._look()
+                while await self._is_due(watch):
+                    await self._look()
+
+    async def _is_due(self, watch: inotify.Watch) -> bool:
+        """Wait until it is time to look again. False when the directory is gone."""
+        patience = None
+        if self._problem:
+            patience = _RETRY
+        elif self._network is not None and self._network.at_least("1.1.0"):
+            patience = _STATUS
+        try:
+            async with asyncio.timeout(patience):
+                await anext(watch)
+        except TimeoutError:
+            return True
+        except StopAsyncIteration:
+            return False
+        with contextlib.suppress(TimeoutError, StopAsyncIteration):
+            async with asyncio.timeout(_RESTLESS):
+                while True:
+                    async with asyncio.timeout(_QUIET):
+                        await anext(watch)
+        return True
+
+    async def _look(self) -> None:
+        """Find the network, and ask it how it is."""
+        network, problem = await self._find()
+        if network != self._network:
+            log.info("pod network", extra={"network": network and network.name, "file": network and network.file})
+        self._network = network
+        if network is not None:
+            problem = await self._ask(network)
+        if problem != self._problem and problem:
+            log.warning("the pod network is not ready", extra={"problem": problem})
+        self._problem = problem
+        self._looked.set()
+
+    async def _find(self) -> tuple[conflist.Network | None, str]:
+        """The first usable configuration, or why there is none."""
+        directory = self._config.conf_dir
+        try:
+            candidates = conflist.files(directory)
+        except OSError as error:
+            return None, f"cannot read {directory}: {error.strerror}; CNI installers put a configuration there"
+        refused = []
+        for path in candidates:
+            try:
+                return await self._negotiate(conflist.read(path)), ""
+            except (RopewalkError, OSError) as error:
+                refused.append(f"{os.path.basename(path)}: {error}")
+        why = "; ".join(refused) or f"no file ends in {', '.join(conflist.EXTENSIONS)}"
+        return None, f"no usable network configuration in {directory}: {why}"
+
+    async def _negotiate(self, network: conflist.Network) -> conflist.Network:
+        """In the newest version that all its plugins speak. A plugin that cannot say which may speak any."""
+        spoken = []
+        for type in network.types:
+            self._plugins.find(type)
+            try:
+                spoken.append(await self._plugins.versions(type))
+            except RopewalkError as error:
+                log.warning("cannot ask a CNI plugin for its versions", extra={"error": error.message})
+        return replace(network, version=conflist.choose_version(network.versions, [conflist.VERSIONS, *spoken]))
+
+    async def _ask(self, network: conflist.Network) -> str:
+        """STATUS: what keeps the plugins from adding pods, "" if nothing does or they cannot tell."""
+        if network.at_least("1.1.0"):
+            for plugin in network.plugins:
+                try:
+                    await self._plugins.run("STATUS", plugin["type"], conflist.build_input(network, plugin))
+                except RopewalkError as error:
+                    return error.message
+        return ""
+
+    def condition(self) -> tuple[bool, str, str]:
+        if not self._problem:
+            return True, "", ""
+        words = "cni plugin not initialized" if self._network is None else "cni plugin not ready"  # tools look for it
+        return False, "NetworkPluginNotReady", f"Network plugin returns error: {words}: {self._problem}"
+
+    def set_pod_cidr(self, cidr: str) -> None:
+        """For plugins that declare the capability ipRanges."""
+        self._cidrs = _split(cidr)
+        try:
+            self._cache.write_pod_cidr(cidr)
+        except OSError as error:
+            log.warning("the pod CIDR is not kept for the next start", extra={"cidr": cidr, "error": str(error)})
+
+    # One pod.
+
+    def plan(self, pod_id: str, spec: PodSpec) -> Attachment:
+        """The name of its namespace; the rest is the plugins' to choose."""
+        if pod_id in self._pods:
+            return self._pods[pod_id]
+        self._usable()
+        capabilities.build_arguments(pod_id, spec)
+        capabilities.build(spec, self._cidrs)
+        self._pods[pod_id] = Attachment(mode=self.name, netns=self._namespaces.choose(ready=not spec.own_users))
+        return self._pods[pod_id]
+
+    def _usable(self) -> conflist.Network:
+        if self._network is None:
+            raise RopewalkError(
+                self.condition()[2],
+                hint='a CNI installer puts one there; a single node may set network.mode = "bridge"',
+                kind=Kind.UNAVAILABLE,
+            )
+        return self._network
+
+    async def attach(self, pod_id: str, attachment: Attachment, spec: PodSpec) -> Attachment:
+        """ADD. The attachment with the addresses that the plugins gave."""
+        with self._namespaces.enter(attachment.netns) as inside:
+            async with self._gate.shared():
+                entry = cache.Entry(
+                    container_id=pod_id,
+                    interface=attachment.interface,
+                    netns=attachment.netns,
+                    network=self._usable(),
+                    arguments=capabilities.build_arguments(pod_id, spec),
+                    capabilities=capabilities.build(spec, self._cidrs),
+                )
+                self._cache.write(entry)
+                said = await self._add(entry)
+                self._cache.write(replace(entry, result=msgspec.json.decode(said)))
+            attached = self._describe(attachment, result.parse(said), inside)
+        self._pods[pod_id] = attached
+        return attached
+
+    async def _add(self, entry: cache.Entry) -> bytes:
+        """Each plugin gets the result of the one before it; the last one's is the network's."""
+        said = b""
+        for plugin in entry.network.plugins:
+            answer = await self._run("ADD", entry, plugin, previous=said)
+            try:
+                said = result.check(answer, version=entry.network.version)
+            except RopewalkError as error:
+                raise plugins.Failed(f"CNI ADD: the plugin {plugin['type']}: {error.message}") from error
+        return said
+
+    def _describe(self, attachment: Attachment, made: result.Result, inside: netlink.Socket) -> Attachment:
+        addresses = made.of(attachment.interface)
+        return replace(
+            attachment,
+            host_interface=_port(made, inside, attachment.interface),
+            addresses=[ip.address for ip in addresses],
+            gateways=[ip.gateway for ip in addresses],
+            mac=made.mac(attachment.interface),
+        )
+
+    async def detach(self, pod_id: str, attachment: Attachment) -> None:
+        """DEL, if ADD was begun. Every plugin is asked, whatever the others say; if one refuses, all of it is done
+        again with the next call. The namespace stays until then: a plugin may have to fetch a device from it."""
+        entry = self._cache.read(pod_id, attachment.interface) or self._presume(pod_id, attachment)
+        if entry is not None:
+            await self._delete(entry)
+        self._namespaces.remove(attachment.netns)
+        self._cache.remove(pod_id, attachment.interface)
+        self._pods.pop(pod_id, None)
+
+    def _presume(self, pod_id: str, attachment: Attachment) -> cache.Entry | None:
+        """Somebody removed what we kept of an attachment: the network as it is now is the best guess."""
+        if not attachment.addresses:
+            return None  # ADD was never begun
+        if self._network is None:
+            log.warning(
+                "no CNI plugin is told that a pod leaves: nothing is known of its network", extra={"pod": pod_id}
+            )
+            return None
+        return cache.Entry(pod_id, attachment.interface, attachment.netns, self._network)
+
+    async def _delete(self, entry: cache.Entry) -> None:
+        """A namespace that is gone is not named; plugins then free what they keep elsewhere."""
+        there = replace(entry, netns=entry.netns if namespaces.is_pinned(entry.netns) else "")
+        previous = entry.previous if entry.network.at_least("0.4.0") else b""
+        failed: list[RopewalkError] = []
+        async with self._gate.shared():
+            for plugin in reversed(entry.network.plugins):
+                try:
+                    await self._run("DEL", there, plugin, previous=previous)
+                except RopewalkError as error:
+                    failed.append(error)
+        if failed:
+            raise RopewalkError("; ".join(error.message for error in failed), kind=failed[0].kind) from failed[0]
+
+    async def check(self, pod_id: str, attachment: Attachment) -> str:
+        """CHECK, if it is wanted (network.cni.check) and the plugins know it. No answer proves nothing."""
+        entry = self._cache.read(pod_id, attachment.interface) if self._config.check else None
+        if entry is None or entry.result is None or entry.network.disable_check or not entry.network.at_least("0.4.0"):
+            return ""
+        for plugin in entry.network.plugins:
+            try:
+                await self._run("CHECK", entry, plugin, previous=entry.previous)
+            except plugins.Failed as error:
+                return error.message
+            except RopewalkError as error:
+                log.warning("cannot check a pod's network", extra={"pod": pod_id, "error": error.message})
+        return ""
+
+    async def _run(self, command: str, entry: cache.Entry, plugin: dict[str, Any], *, previous: bytes) -> bytes:
+        return await self._plugins.run(
+            command,
+            plugin["type"],
+            conflist.build_input(entry.network, plugin, capabilities=entry.capabilities, previous=previous),
+            container_id=entry.container_id,
+            netns=entry.netns,
+            interface=entry.interface,
+            arguments=entry.arguments,
+        )
+
+    # After a restart.
+
+    def adopt(self, owned: Mapping[str, Attachment]) -> None:
+        self._pods.update(owned)
+
+    async def sweep(self) -> list[str]:
+        """DEL for attachments without a pod, then their namespaces; GC goes on in the background."""
+        stray = [entry for entry in self._cache.list() if entry.container_id not in self._pods]
+        left = await asyncio.gather(*(self._sweep_one(entry) for entry in stray))
+        kept = {attachment.netns for attachment in self._pods.values()} | set(left)
+        found = [f"CNI attachment {entry.container_id}" for entry in stray if entry.netns not in left]
+        found += self._namespaces.sweep(kept)
+        if self._network is not None and self._config.gc:
+            self._begin(self._collect(self._network))
+        return found
+
+    async def _sweep_one(self, entry: cache.Entry) -> str:
+        """The namespace that must stay, because DEL failed and is tried again after the next restart."""
+        try:
+            await self._delete(entry)
+        except RopewalkError as error:
+            extra = {"id": entry.container_id, "error": error.message}
+            log.warning("cannot delete a CNI attachment without a pod", extra=extra)
+            return entry.netns
+        self._cache.remove(entry.container_id, entry.interface)
+        return ""
+
+    async def _collect(self, network: conflist.Network) -> None:
+        """GC: every plugin, whatever the others say. What runtimes beside us attached is valid too."""
+        if network.disable_gc or not network.at_least("1.1.0"):
+            return
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                async with asyncio.timeout(_GC_PATIENCE):
+                    await stack.enter_async_context(self._gate.alone())
+                ours = [e for e in self._cache.list() if e.network.name == network.name]
+                valid = [{"containerID": entry.container_id, "ifname": entry.interface} for entry in ours]
+                valid += cache.foreign(network.name)
+                for plugin in network.plugins:
+                    await self._collect_with(network, plugin, valid)
+        except TimeoutError:
+            log.warning("CNI GC was left out: pods came and went all the time")
+
+    async def _collect_with(
+        self, network: conflist.Network, plugin: dict[str, Any], valid: list[dict[str, str]]
+    ) -> None:
+        try:
+            await self._plugins.run("GC", plugin["type"], conflist.build_input(network, plugin, valid=valid))
+        except RopewalkError as error:
+            log.warning("CNI GC failed", extra={"error": error.message})
+
+    # Looking.
+
+    async def stats(self, attachment: Attachment) -> list[InterfaceStats]:
+        """By the interface's other end on the node where it has one: one reading for all pods."""
+        if attachment.host_interface:
+            if self._socket is None:
+                self._socket = netlink.Socket()
+            return self._counters.of_port(self._socket, attachment.host_interface, attachment.interface)
+        try:
+            with namespaces.inside({"net": attachment.netns}, netlink.Socket) as sock:
+                return counters.inside(sock, attachment.interface)
+        except OSError:
+            return []
+
+
+def _split(cidr: str) -> list[str]:
+    return [str(net) for net in ipam.parse_pod_cidr(cidr) if net is not None]
+
+
+def _port(made: result.Result, inside: netlink.Socket, interface: str) -> str:
+    """The other end of the pod's interface, if the plugins say that they made it on the node; else "": its index may
+    be one of another namespace."""
+    try:
+        name = socket.if_indextoname(rtnetlink.link(inside, interface).peer)
+    except (OSError, OverflowError):
+        return ""
+    return name if made.on_node(name) else ""
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("the network's background work ended", exc_info=error)

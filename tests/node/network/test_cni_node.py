@@ -1,0 +1,114 @@
+"""A whole node in CNI mode, as a kubelet sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ropewalk.client import cri
+from ropewalk.client.values import PodSandboxState
+from ropewalk.errors import RopewalkError
+from ropewalk.spec.image import ImageSpec
+from tools import images, workload
+from tools import node as nodes
+
+PodRunner = Callable[..., Awaitable[workload.Pod]]
+
+
+class CniNode(nodes.Node):
+    """With a point-to-point link per pod: nothing on the node outlives the pods."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.conf = self.base / "net.d"
+        self.environment |= {
+            "ROPEWALK_NETWORK_MODE": "cni",
+            "ROPEWALK_NETWORK_CNI_CONF_DIR": str(self.conf),
+            "ROPEWALK_NETWORK_CNI_CHECK": "true",
+        }
+        self.conf.mkdir()
+        self.write()
+
+    @property
+    def file(self) -> Path:
+        return self.conf / "10-ropewalk.conflist"
+
+    def write(self) -> None:
+        subnet = f"10.67.{int(self.tag[:2], 16)}.0/24"
+        ipam = {"type": "host-local", "subnet": subnet, "dataDir": str(self.base / "addresses")}
+        plugin = {"type": "ptp", "ipMasq": False, "ipam": ipam}
+        self.file.write_text(json.dumps({"cniVersion": "0.4.0", "name": self.instance, "plugins": [plugin]}))
+
+    def reserved(self) -> list[str]:
+        path = self.base / "addresses" / self.instance
+        return sorted(name for name in os.listdir(path) if name[0].isdigit()) if path.exists() else []
+
+    def kept(self) -> list[str]:
+        path = self.root / "cni"
+        return os.listdir(path) if path.exists() else []
+
+
+NODE_CLASS = CniNode
+
+
+async def network_ready(client: cri.Client, wanted: bool) -> str:
+    """The condition's message once it is as wanted."""
+    deadline = time.monotonic() + 10
+    while True:
+        condition = (await client.status()).condition("NetworkReady")
+        if condition.status == wanted:
+            return condition.message
+        assert time.monotonic() < deadline, condition
+        await asyncio.sleep(0.02)
+
+
+async def test_a_pod_has_the_address_that_the_plugins_gave(
+    node: CniNode, client: cri.Client, run_pod: PodRunner
+) -> None:
+    await client.pull(ImageSpec(image=images.BUSYBOX))
+    pod = await run_pod()
+    address = await pod.ip()
+    assert node.reserved() == [address]
+    await pod.start("main", "ip", "-4", "-o", "address", "show", "dev", "eth0")
+    assert f"inet {address}/24" in await pod.says("eth0")
+    await client.stop_pod(pod.id)
+    assert node.reserved() == []
+    assert node.kept() == []
+
+
+async def test_a_kill_leaves_pods_connected_and_removable(node: CniNode, run_pod: PodRunner) -> None:
+    pod = await run_pod()
+    address = await pod.ip()
+    node.kill()
+    await node.start()
+    async with node.client() as client:
+        status = await client.pod_status(pod.id)
+        assert (status.state, status.network.ip) == (PodSandboxState.READY, address)
+        assert node.reserved() == [address]
+        node.file.unlink()
+        await network_ready(client, False)
+        await client.stop_pod(pod.id)
+        await client.remove_pod(pod.id)
+        assert node.reserved() == []
+        node.write()
+        await network_ready(client, True)
+
+
+async def test_without_a_configuration_pods_of_the_nodes_network_still_run(
+    node: CniNode, client: cri.Client, run_pod: PodRunner
+) -> None:
+    node.file.unlink()
+    assert "cni plugin not initialized" in await network_ready(client, False)
+    with pytest.raises(RopewalkError, match="no usable network configuration"):
+        await run_pod()
+    await run_pod(host_network=True)
+    node.write()
+    await network_ready(client, True)
+    assert (await (await run_pod()).ip()) in node.reserved()
