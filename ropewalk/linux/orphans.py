@@ -27,6 +27,14 @@ class Orphans:
         libc.check(libc.libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
         self._loop.add_signal_handler(signal.SIGCHLD, self._noticed)
 
+    def close(self) -> None:
+        """Be no subreaper any more. What is ours already stays so."""
+        self._loop.remove_signal_handler(signal.SIGCHLD)
+        if self._look is not None:
+            self._look.cancel()
+        libc.check(libc.libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0))
+        self._reap()
+
     def _noticed(self) -> None:
         if self._look is None:
             self._look = self._loop.call_later(PAUSE, self._reap)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -33,15 +34,23 @@ HANDLERS: dict[str, Callable[[Place], Handler]] = {
 
 @pytest.fixture
 async def place(tmp_path: Path) -> AsyncIterator[Place]:
+    """The process reaps what its children leave, as the daemon does."""
+    reaper = orphans.Orphans()
     place = Place(tmp_path)
     yield place
     await place.close()
+    with contextlib.suppress(TimeoutError):  # a child of somebody else's may live on
+        async with asyncio.timeout(1):
+            while any(
+                (seen := process.stat(pid)) is not None and seen.state == "Z" for pid in process.children(os.getpid())
+            ):
+                await asyncio.sleep(0.01)
+    reaper.close()
 
 
 @pytest.fixture(params=sorted(HANDLERS))
 async def handler(request: pytest.FixtureRequest, place: Place) -> AsyncIterator[Handler]:
     """Whatever a test deleted is gone without a trace; what it left is deleted by sweep, the same way."""
-    orphans.Orphans()  # as the daemon does
     handler: Handler = HANDLERS[request.param](place)
     yield handler
     await handler.sweep(set())

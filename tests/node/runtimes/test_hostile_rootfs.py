@@ -18,7 +18,6 @@ import pytest
 from msgspec.structs import replace
 
 from ropewalk.errors import RopewalkError
-from ropewalk.linux import orphans
 from ropewalk.runtimes.drivers import oci
 from ropewalk.runtimes.handler import ContainerPlan
 from ropewalk.runtimes.handlers import crun, runc
@@ -156,7 +155,6 @@ async def live(handler: oci.Driver, plan: ContainerPlan) -> str:
 
 
 async def test_the_plan_works_without_links(handler: oci.Driver, place: Place, tmp_path: Path) -> None:
-    orphans.Orphans()
     assert not await live(handler, hostile_plan(place, tmp_path))
     assert place.found() == []
 
