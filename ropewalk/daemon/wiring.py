@@ -75,6 +75,7 @@ class Daemon:
         self._build_storage()
         self._build_pods()
         self._removed = asyncio.Event()
+        self._probing: asyncio.Future[None] | None = None
         self.images.watch(lambda old, new: self._removed.set() if new is None else None)
         self.containers.containers.watch(lambda old, new: self._removed.set() if new is None else None)
 
@@ -160,11 +161,11 @@ class Daemon:
 
     def begin(self) -> None:
         """Once the socket answers: probes, recovery, upkeep, for as long as the daemon lives."""
+        self._probing = asyncio.ensure_future(lasting("probes", self.health.run))
         self._working = asyncio.ensure_future(self._work())
 
     async def _work(self) -> None:
         async with asyncio.TaskGroup() as group:
-            group.create_task(lasting("probes", self.health.run))
             group.create_task(lasting("recovery", self._recover))
             group.create_task(lasting("disk usage", self.counter.run))
             group.create_task(lasting("collection", self._collect))
@@ -200,7 +201,10 @@ class Daemon:
                 folding.start()
 
     async def close(self) -> None:
-        """Let go of everything; pods go on running."""
+        """Let go of everything; pods go on running. A probe under way removes what it made: nobody else may come."""
+        if self._probing is not None:
+            self._probing.cancel()
+            await asyncio.gather(self._probing, return_exceptions=True)
         await self.containers.close()
         await self.sandboxes.close()
         await self.network.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator
@@ -23,8 +24,14 @@ async def running(driver: oci.Driver, spec: dict[str, Any]) -> AsyncIterator[han
         linux = {**spec["linux"], "cgroupsPath": cgroup}
         yield await driver.create_init(id, {**spec, "linux": linux}, cgroup)
     finally:
-        await driver.delete(id, cgroup)
-        driver.probing.discard(id)
+        removing = asyncio.ensure_future(driver.delete(id, cgroup))
+        try:
+            await asyncio.shield(removing)
+        except asyncio.CancelledError:  # the daemon ends: nobody else would remove it
+            await removing
+            raise
+        finally:
+            driver.probing.discard(id)
 
 
 def build_spec(cgroup: str = "") -> dict[str, Any]:
