@@ -69,12 +69,13 @@ class Daemon:
         self._claim = lock(f"{config.state}/lock")  # the root has the database's
         self.database = Database(f"{config.root}/state.db")
         self.cgroups = cgroup.detect()
-        self.handlers = build_handlers(config, handler.Node(config.state, self.cgroups))
+        self.handlers = build_handlers(config, handler.Node(config.state, self.cgroups, config.root))
         self.health = Health(self.handlers)
         self.network = Network(config.network, instance=self.instance, tag=tag, directory=f"{config.root}/cni")
         self._build_storage()
         self._build_pods()
         self._removed = asyncio.Event()
+        self._probing: asyncio.Future[None] | None = None
         self.images.watch(lambda old, new: self._removed.set() if new is None else None)
         self.containers.containers.watch(lambda old, new: self._removed.set() if new is None else None)
 
@@ -92,7 +93,7 @@ class Daemon:
 
     def _build_pods(self) -> None:
         config, boot_id = self.config, process.boot_id()
-        facts = node.read_facts(self.cgroups, self.handlers[""].capabilities, node.raise_open_files())
+        facts = node.read_facts(self.cgroups, node.raise_open_files())
         queues = Queues()
         pods = Table(self.database, "pods", Pod, noun="pod sandbox")
         containers = Table(self.database, "containers", Container, noun="container")
@@ -110,7 +111,15 @@ class Daemon:
         )
         names: dict[str, Any] = {"instance": self.instance, "state": config.state, "boot_id": boot_id}
         self.sandboxes = Sandboxes(
-            pods, self.containers, queues, self.network, self.cgroups, self.handlers, node=facts, **names
+            pods,
+            self.containers,
+            queues,
+            self.network,
+            self.cgroups,
+            self.handlers,
+            self.offload,
+            node=facts,
+            **names,
         )
         self.recovery = Recovery(
             self.sandboxes,
@@ -165,11 +174,11 @@ class Daemon:
 
     def begin(self) -> None:
         """Once the socket answers: probes, recovery, upkeep, for as long as the daemon lives."""
+        self._probing = asyncio.ensure_future(lasting("probes", self.health.run))
         self._working = asyncio.ensure_future(self._work())
 
     async def _work(self) -> None:
         async with asyncio.TaskGroup() as group:
-            group.create_task(lasting("probes", self.health.run))
             group.create_task(lasting("recovery", self._recover))
             group.create_task(lasting("disk usage", self.counter.run))
             group.create_task(lasting("collection", self._collect))
@@ -205,7 +214,10 @@ class Daemon:
                 folding.start()
 
     async def close(self) -> None:
-        """Let go of everything; pods go on running."""
+        """Let go of everything; pods go on running. A probe under way removes what it made: nobody else may come."""
+        if self._probing is not None:
+            self._probing.cancel()
+            await asyncio.gather(self._probing, return_exceptions=True)
         await self.containers.close()
         await self.sandboxes.close()
         await self.network.close()

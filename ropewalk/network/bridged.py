@@ -238,7 +238,7 @@ class Bridged(mode.Mode):
         taken = self._take()
         attachment = Attachment(
             mode=self.name,
-            netns=self._namespaces.choose(),
+            netns=self._namespaces.choose(ready=not spec.own_users),
             host_interface=f"rw{self._tag}{os.urandom(4).hex()}",
             addresses=[f"{ip}/{range.net.prefixlen}" for range, ip in taken],
             gateways=[str(range.gateway) for range, _ in taken],

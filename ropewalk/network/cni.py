@@ -220,7 +220,7 @@ class Cni(mode.Mode):
         self._usable()
         capabilities.build_arguments(pod_id, spec)
         capabilities.build(spec, self._cidrs)
-        self._pods[pod_id] = Attachment(mode=self.name, netns=self._namespaces.choose())
+        self._pods[pod_id] = Attachment(mode=self.name, netns=self._namespaces.choose(ready=not spec.own_users))
         return self._pods[pod_id]
 
     def _usable(self) -> conflist.Network:

@@ -53,7 +53,8 @@ class Mode(ABC):
 
     @abstractmethod
     async def attach(self, pod_id: str, attachment: Attachment, spec: PodSpec) -> Attachment:
-        """Make what was planned; the attachment as it is now. After a failure `detach` removes whatever was made."""
+        """Make what was planned; the attachment as it is now. After a failure `detach` removes whatever was made. The
+        namespace of a pod with users of its own is there already, since they own it."""
 
     @abstractmethod
     async def detach(self, pod_id: str, attachment: Attachment) -> None:

@@ -16,7 +16,8 @@ from ropewalk.linux import process
 from tools import node as nodes
 from tools import trace
 
-DIRECTORIES = ("state/pods", "state/containers", "state/crun", "state/exits", "state/consoles", "root/tmp")
+STATE = ("pods", "containers", "crun", "runc", "exits", "consoles")
+DIRECTORIES = (*(f"state/{name}" for name in STATE), "root/tmp")
 
 
 def lines(node: nodes.Node) -> set[str]:
