@@ -1,7 +1,8 @@
-"""test: lint, then unit, contract and node tests; `./dev test PATH...` runs only those tests.
+"""test: lint, then unit, contract and node tests; PATH... runs only those tests, --vm those of the lab VM.
 
 The last line sums everything up as pytest would. Node tests need root and what ./dev sets up; each works in private
-nodes, and whatever one leaves on the machine fails the run.
+nodes, and whatever one leaves on the machine fails the run. `--vm`: Ropewalk as a user installs it, on systemd and
+cgroup v2 (tests/vm), then the ordinary suites there (tools/lab/suites.py).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 from tools import images, lint, node, trace
+from tools.lab import suites
 
 TIERS = ("unit", "contract", "node")
 LIMIT = 40 * 60  # seconds for one tier; a test's own limit is in pyproject.toml
@@ -70,6 +72,18 @@ def run_tier(tier: str) -> Outcome:
     return run_pytest(*workers, str(directory))
 
 
+def run_in_vm(directory: Path) -> Outcome:
+    """Two VMs, one after the other: one with Ropewalk installed, and one with the working tree. A suite that did not
+    come to its end is an error."""
+    print("== Ropewalk installed in the lab VM", flush=True)
+    outcome = run_pytest("tests/vm", "-p", "no:cacheprovider", "-v")
+    reports = suites.run(directory)
+    outcome += Outcome(errors=len(suites.SUITES) - len(reports))
+    for report in reports:
+        outcome += read_outcome(report)
+    return outcome
+
+
 def closing_line(outcome: Outcome, seconds: float) -> str:
     words = zip(outcome, ("passed", "failed", "skipped", "errors"), strict=True)
     counted = ", ".join(f"{count} {word}" for count, word in words if count or word in ("passed", "failed"))
@@ -90,7 +104,9 @@ def main() -> int:
         os.environ[node.LEDGER] = str(ledger)
         before = trace.snapshot()
         outcome = Outcome()
-        if arguments := sys.argv[1:]:
+        if sys.argv[1:] == ["--vm"]:
+            outcome += run_in_vm(Path(directory))
+        elif arguments := sys.argv[1:]:
             outcome += run_pytest(*arguments)
         else:
             outcome += Outcome(failed=1) if lint.main() else Outcome(passed=1)

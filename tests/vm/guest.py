@@ -1,0 +1,138 @@
+"""The lab VM as the tests see it: Ropewalk installed, a registry, pods, and the kernel's view of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+import time
+from pathlib import Path
+
+from ropewalk.client import cri
+from ropewalk.spec import pod
+from tools import debian, workload
+from tools.lab import channel, image, machine
+
+REGISTRY = "127.0.0.1:5000"
+CONFIG = '[network]\nmode = "bridge"\n'
+REGISTRY_UNIT = """\
+[Unit]
+Description=Registry of the test images
+RequiresMountsFor={storage}
+[Service]
+ExecStart=/usr/bin/docker-registry serve /etc/lab-registry.json
+Environment=OTEL_TRACES_EXPORTER=none
+[Install]
+WantedBy=multi-user.target
+"""
+CGROUPS = "/sys/fs/cgroup"
+READY = 90.0  # seconds; the guest is ten times slower than this machine
+
+
+class Lab:
+    def __init__(self, vm: machine.Machine) -> None:
+        self.vm = vm
+        self.run = vm.run
+        self.read = vm.read
+        self.address = vm.forward("/run/ropewalk/ropewalk.sock")
+
+    # As the README says.
+
+    def install(self, work: Path) -> None:
+        self.vm.put_tree()  # for what looks at the guest; Ropewalk is not run from it
+        self.serve_images()
+        pip = (sys.executable, "-m", "pip", "-q", "--disable-pip-version-check")
+        debian.run(*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", work, image.ROOT)
+        (wheel,) = work.glob("*.whl")
+        self.vm.put(wheel, f"/root/{wheel.name}")
+        self.vm.put(image.ROOT / "packaging/ropewalk.service", "/etc/systemd/system/ropewalk.service")
+        self.vm.write("/etc/ropewalk/config.toml", CONFIG)
+        if not self.exists("/opt/ropewalk/bin/pip"):
+            self.run("python3", "-m", "venv", "/opt/ropewalk", timeout=200)
+        offline = ("--no-index", "--find-links", image.WHEELS, "--disable-pip-version-check")
+        self.run("/opt/ropewalk/bin/pip", "-q", "install", *offline, f"/root/{wheel.name}", timeout=600)
+        self.run("ln", "-sf", "/opt/ropewalk/bin/ropewalk", "/usr/bin/ropewalk")
+        self.run("systemctl", "daemon-reload")
+        self.run("systemctl", "enable", "--now", "lab-registry", "ropewalk", timeout=READY)
+
+    def serve_images(self) -> None:
+        """A registry in the guest, as mirror of the public ones."""
+        storage = f"{machine.CACHE}/{image.images_name()}/registry"
+        configuration = {
+            "version": 0.1,
+            "log": {"level": "warn"},
+            "storage": {"filesystem": {"rootdirectory": storage}},
+            "http": {"addr": REGISTRY, "secret": "of no consequence on loopback"},
+        }
+        self.vm.write("/etc/lab-registry.json", json.dumps(configuration))
+        self.vm.write("/etc/systemd/system/lab-registry.service", REGISTRY_UNIT.format(storage=storage))
+        self.vm.write("/etc/fstab", f"LABEL=images {machine.CACHE}/{image.images_name()} ext4 defaults,nofail 0 0\n")
+        for name in ("docker.io", "registry.k8s.io"):
+            hosts = f'[host."http://{REGISTRY}"]\ncapabilities = ["pull", "resolve"]\n'
+            self.vm.write(f"/etc/containerd/certs.d/{name}/hosts.toml", hosts)
+
+    # What the kernel and systemd say.
+
+    def exists(self, path: str) -> bool:
+        return self.run("test", "-e", path, check=False).code == 0
+
+    def property(self, unit: str, name: str) -> str:
+        return self.run("systemctl", "show", "--value", "-p", name, unit).text.strip()
+
+    def pid(self) -> int:
+        return int(self.property("ropewalk", "MainPID"))
+
+    def journal(self, lines: int) -> str:
+        with contextlib.suppress(Exception):
+            return self.run("journalctl", "-u", "ropewalk", "-n", str(lines), "-o", "cat", check=False).text
+        return "the guest does not answer"
+
+    def setting(self, group: str, file: str) -> str:
+        return self.read(f"{CGROUPS}{group}/{file}").strip()
+
+    def processes(self, group: str) -> list[int]:
+        """Of the cgroup and those below."""
+        script = 'cd "$1" 2>/dev/null && find . -name cgroup.procs -exec cat {} + || true'
+        return [int(line) for line in self.run("sh", "-c", script, "sh", f"{CGROUPS}{group}").text.split()]
+
+    def trace(self) -> set[str]:
+        """tools.trace's snapshot, taken in the guest."""
+        program = "import json; from tools import trace; print(json.dumps(sorted(trace.snapshot())))"
+        said = self.run(f"{image.DEV}/bin/python", "-c", program, cwd=image.TREE).text
+        return {line for line in json.loads(said) if "tools import trace" not in line}
+
+    # The daemon.
+
+    async def ready(self) -> None:
+        """Until it answers and says Ready: after a restart, or a boot."""
+        deadline = time.monotonic() + READY
+        while True:
+            try:
+                async with cri.Client(self.address) as client:
+                    await workload.ready(client, deadline)
+                    return
+            except Exception:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.3)
+
+
+class Pod(workload.Pod):
+    """Its logs are in the guest."""
+
+    def __init__(self, lab: Lab, client: cri.Client, id: str, spec: pod.PodSpec) -> None:
+        super().__init__(client, id, spec)
+        self.lab = lab
+
+    @property
+    def group(self) -> str:
+        return (self.spec.linux.cgroup_parent or "/ropewalk/pod" + self.id).rstrip("/")
+
+    def cgroup(self, name: str = "main") -> str:
+        return f"{self.group}/{self.containers[name]}"
+
+    def log(self, name: str = "main") -> str:
+        with contextlib.suppress(channel.Failed):
+            return self.lab.read(f"{self.spec.log_directory}/{name}.log")
+        return ""

@@ -1,0 +1,87 @@
+"""Images, pods and containers on cgroup v2; what the client is told is compared with what the guest's kernel says."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from ropewalk.client import cri, values
+from ropewalk.spec import pod
+from ropewalk.spec.image import ImageSpec
+from tests.vm import guest
+from tests.vm.conftest import PodRunner
+from tools import images
+
+READY = values.PodSandboxState.READY
+RUNNING = values.ContainerState.RUNNING
+
+
+async def test_pull_from_the_registry_in_the_guest(client: cri.Client) -> None:
+    id = await client.pull(ImageSpec(image=images.NGINX))
+    found = await client.image(images.NGINX)
+    assert found is not None
+    assert found.id == id
+    assert (await client.image_fs_info()).image_filesystems[0].used_bytes
+
+
+@pytest.mark.parametrize("parent", ["", "/kubepods/burstable/pod-of-the-test"])
+async def test_a_life(lab: guest.Lab, client: cri.Client, run_pod: PodRunner, parent: str) -> None:
+    sandbox = await run_pod(linux=pod.LinuxPodSandboxConfig(cgroup_parent=parent))
+    id = await sandbox.start("main", "sh", "-c", "echo started; exec sleep 600")
+    await sandbox.says("started")
+    status = await client.container_status(id)
+    assert status.state is RUNNING
+    assert (await client.pod_status(sandbox.id)).state is READY
+    (pid,) = lab.processes(sandbox.cgroup())
+    assert lab.read(f"/proc/{pid}/cgroup") == f"0::{sandbox.cgroup()}\n"
+    assert lab.run("hostname", "-I").text.split()
+    assert (await client.exec_sync(id, ["hostname"])).stdout.decode().strip() == sandbox.spec.hostname
+    assert (await client.exec_sync(id, ["sh", "-c", "exit 3"])).exit_code == 3
+    await client.stop(id, timeout=5)
+    status = await client.container_status(id)
+    assert (status.exit_code, status.state) == (128 + 15, values.ContainerState.EXITED)
+    await client.remove(id)
+    await sandbox.remove()
+    assert not lab.exists(guest.CGROUPS + sandbox.group) or parent
+    assert lab.processes(parent or "/ropewalk") == []
+
+
+async def test_nothing_is_left(lab: guest.Lab, client: cri.Client, run_pod: PodRunner) -> None:
+    await (await run_pod()).remove()  # what the daemon keeps for the next pod is there
+    before = lab.trace()
+    sandbox = await run_pod()
+    await sandbox.start("main", "sleep", "600")
+    assert len(lab.trace()) > len(before)
+    await sandbox.remove()
+    for _ in range(5):  # namespaces are torn down in the background
+        left = lab.trace()
+        spare = [line for line in left - before if line.startswith("netns")]
+        left = {line for line in left - before if not any(name.split()[1] in line for name in spare)}
+        if not left and len(spare) <= 1:
+            break
+        await asyncio.sleep(0.5)
+    assert (left, len(spare) <= 1) == (set(), True)
+
+
+async def test_the_monitor_is_not_in_the_services_cgroup(lab: guest.Lab, run_pod: PodRunner) -> None:
+    sandbox = await run_pod()
+    await sandbox.start("main", "sleep", "600")
+    monitors = [int(pid) for pid in lab.run("pgrep", "-x", "conmon").text.split()]
+    assert monitors
+    for pid in monitors:
+        assert "/ropewalk.service" not in lab.read(f"/proc/{pid}/cgroup")
+    inside = {lab.read(f"/proc/{pid}/comm").strip() for pid in lab.processes("/system.slice/ropewalk.service")}
+    assert not inside & {"conmon", "crun", "catatonit", "sleep"}
+
+
+async def test_two_pods_reach_each_other(client: cri.Client, run_pod: PodRunner) -> None:
+    server, other = await run_pod(), await run_pod()
+    await client.pull(ImageSpec(image=images.NGINX))
+    await server.start("main", "nginx", "-g", "daemon off;", reference=images.NGINX)
+    id = await other.start("main", "sleep", "600")
+    address = await server.ip()
+    async with asyncio.timeout(60):
+        while (done := await client.exec_sync(id, ["wget", "-qO-", f"http://{address}/"])).exit_code != 0:
+            await asyncio.sleep(0.3)
+    assert b"Welcome to nginx on Ropewalk" in done.stdout
