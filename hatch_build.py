@@ -1,4 +1,5 @@
-"""hatch's build hook: Python code for the messages in proto/, made with every wheel, sdist and editable install.
+"""hatch's build hook: Python code for the messages in proto/, made with every wheel, sdist and editable install; and
+manual pages and shell completions, which every wheel brings below share/.
 
 Run as a program it makes the code in the tree. No *_pb2_grpc modules: ropewalk/wire/grpc.py builds its handlers and
 stubs from the service descriptors.
@@ -6,10 +7,13 @@ stubs from the service descriptors.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 PACKAGE = "ropewalk/wire/pb"
+SHARE = "build/share"
 
 
 def generate(root: Path) -> None:
@@ -23,6 +27,11 @@ def generate(root: Path) -> None:
         raise SystemExit(f"protoc refused {', '.join(sources)}")
 
 
+def document(root: Path) -> None:
+    """Manual pages and completions of the code in `root` → SHARE. In a process of its own: it imports that code."""
+    subprocess.run([sys.executable, "-m", "tools.docs", SHARE], cwd=root, check=True)
+
+
 if __name__ == "__main__":
     generate(Path(__file__).parent)
 else:
@@ -33,3 +42,6 @@ else:
 
         def initialize(self, version: str, build_data: dict[str, Any]) -> None:
             generate(Path(self.root))
+            if self.target_name == "wheel" and version != "editable":
+                document(Path(self.root))
+                build_data["shared_data"][SHARE] = "share"

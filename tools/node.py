@@ -52,6 +52,7 @@ class Node:
     ) -> None:
         """`served` mirrors REGISTRIES; `config` is TOML that is appended; `environment` is added to the daemon's."""
         self.base = Path(tempfile.mkdtemp(prefix="ropewalk-", dir="/var/tmp"))
+        self.base.chmod(0o711)  # root of a pod with users of its own passes through to its root file system
         self.root, self.state, self.logs = (self.base / name for name in ("root", "state", "logs"))
         self.tag = hashlib.sha256(os.path.realpath(self.root).encode()).hexdigest()[:4]
         self.instance = f"ropewalk-{self.tag}"

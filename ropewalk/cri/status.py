@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -16,11 +17,17 @@ FIRST_PROBE = 2.0  # seconds that Status waits for the first probes after the st
 
 
 class NodeStatus:
-    """Answers from memory. `config` is what verbose answers show: the effective configuration, and `stateDir`
+    """Answers from memory. `config` tells what verbose answers show: the effective configuration, and `stateDir`
     (critest looks there)."""
 
     def __init__(
-        self, handlers: Handlers, health: Health, network: Network, cgroups: Cgroups, *, config: dict[str, Any]
+        self,
+        handlers: Handlers,
+        health: Health,
+        network: Network,
+        cgroups: Cgroups,
+        *,
+        config: Callable[[], dict[str, Any]],
     ) -> None:
         self._handlers = handlers
         self._health = health
@@ -75,5 +82,5 @@ class NodeStatus:
         )
 
     def _info(self) -> dict[str, str]:
-        documents = {"config": self._config, "runtimes": self._health.probes()}
+        documents = {"config": self._config(), "runtimes": self._health.probes()}
         return {name: msgspec.json.encode(document).decode() for name, document in documents.items()}

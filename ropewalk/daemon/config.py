@@ -13,14 +13,14 @@ import os
 import pkgutil
 import tomllib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta, Struct
 
 from ropewalk.daemon import logs, settings
 from ropewalk.errors import Invalid
-from ropewalk.images import pull
+from ropewalk.images import pull, reference
 from ropewalk.network import network
 from ropewalk.runtimes import handlers
 
@@ -55,9 +55,10 @@ class Config(Struct, frozen=True):
         str, Meta(description="Unix socket that the CRI is served on; empty: ropewalk.sock in the state directory.")
     ] = ""
     default_runtime: Annotated[str, Meta(description="Handler of pods that name no RuntimeClass.")] = "crun"
-    snapshotter: Annotated[str, Meta(description='How layers become root file systems: "overlay" or "native".')] = (
-        "overlay"
-    )
+    snapshotter: Annotated[
+        Literal["overlay", "native"],
+        Meta(description='How layers become root file systems: "overlay" mounts them, "native" copies them.'),
+    ] = "overlay"
     log: logs.Config = logs.Config()
     network: network.Config = network.Config()
     images: pull.Config = pull.Config()
@@ -119,6 +120,12 @@ def read(path: str) -> settings.Document:
         raise Invalid(f"cannot read {path}: {error}") from error
 
 
+def variable(key: settings.Key) -> str:
+    """The environment variable that sets `key`; "" if none does."""
+    name = settings.variable(key, PREFIX)
+    return "" if name in CLIENTS else name
+
+
 def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
     known = {settings.variable(key, PREFIX) for key in settings.keys(Config)} | set(CLIENTS)
     strange = [name for name in environ if name.startswith(f"{PREFIX}_") and name not in known]
@@ -138,6 +145,11 @@ def _checked(config: Config) -> Config:
     known = config.runtimes.__struct_fields__
     if config.default_runtime not in known:
         raise Invalid(f"default_runtime = {config.default_runtime!r}: this build has {', '.join(known)}")
+    for name in config.images.pinned:
+        try:
+            reference.parse(name)
+        except Invalid as error:
+            raise Invalid(f"images.pinned = {config.images.pinned!r}: {error}") from error
     return config
 
 

@@ -16,11 +16,16 @@ from ropewalk.wire import operation
 class Config(Struct, frozen=True):
     level: Annotated[
         Literal["debug", "info", "warning", "error"],
-        Meta(description="Least severe events that are written; debug has every call that kubelet polls with."),
+        Meta(
+            description="Least severe events that are written; debug has every call that kubelet polls with.",
+            extra={"live": True},
+        ),
     ] = "info"
     format: Annotated[
         Literal["auto", "json", "text"],
-        Meta(description="One JSON object per line, or text for people; auto: text on a terminal."),
+        Meta(
+            description="One JSON object per line, or text for people; auto: text on a terminal.", extra={"live": True}
+        ),
     ] = "auto"
 
 

@@ -1,4 +1,4 @@
-"""`ropewalk serve`: from a configuration to a socket that answers, until a signal.
+"""`ropewalk serve`: from a configuration to a socket that answers, until a signal. SIGHUP is a reload (reload.py).
 
 SIGTERM and SIGINT end the daemon and leave every pod running: shutdown is a crash with notice. Calls under way get a
 moment, nothing is undone; whatever they were doing is adopted or undone by the next daemon.
@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
 import os
 import signal
-import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from ropewalk.daemon import config, logs, wiring
+from ropewalk.daemon import config, logs, reload, systemd, wiring
 from ropewalk.errors import RopewalkError
 from ropewalk.linux import orphans
 from ropewalk.version import VERSION
@@ -32,7 +32,10 @@ log = logging.getLogger(__name__)
 
 def run(file: str, overrides: dict[str, Any], assigned: Sequence[str]) -> NoReturn:
     """Serve until a signal; arguments as of `config.load`. Raises RopewalkError if it cannot start."""
-    loaded = config.load(file, overrides, assigned)
+    hangups: list[int] = []  # that came before a reload is possible; the signal's default would be the end
+    signal.signal(signal.SIGHUP, lambda number, _: hangups.append(number))
+    read = functools.partial(config.load, file, overrides, assigned)
+    loaded = read()
     logs.setup(loaded.config.log)
     for warning in loaded.warnings:
         log.warning(warning)
@@ -40,16 +43,19 @@ def run(file: str, overrides: dict[str, Any], assigned: Sequence[str]) -> NoRetu
     gc.set_threshold(20_000, 20, 50)
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
-    loop.run_until_complete(serve(loaded, began=time.monotonic()))
+    loop.run_until_complete(serve(loaded, read, hangups, began=time.monotonic()))
     logging.shutdown()
     os._exit(0)  # work under way is not undone: its tasks must not be told
 
 
-async def serve(loaded: config.Loaded, *, began: float) -> None:
-    """One daemon's life."""
+async def serve(
+    loaded: config.Loaded, read: Callable[[], config.Loaded], hangups: Sequence[int], *, began: float
+) -> None:
+    """One daemon's life. `read`: the configuration, once more; `hangups`: asked for before this could do it."""
+    loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for signum in SIGNALS:
-        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+        loop.add_signal_handler(signum, stop.set)
     orphans.Orphans()
     address = loaded.config.socket
     make_place(address)
@@ -65,11 +71,14 @@ async def serve(loaded: config.Loaded, *, began: float) -> None:
     daemon.begin()
     facts = {"version": VERSION, "address": address, "instance": daemon.instance, "files": loaded.files}
     log.info("serving", extra=facts | {"pid": os.getpid(), "seconds": round(time.monotonic() - began, 3)})
-    notify("READY=1")
+    systemd.notify("READY=1")
+    loop.add_signal_handler(signal.SIGHUP, reload.run, read, daemon)
+    if hangups:
+        reload.run(read, daemon)
     gc.collect()
     gc.freeze()
     await stop.wait()
-    notify("STOPPING=1")
+    systemd.notify("STOPPING=1")
     log.info("ending; pods go on running")
     await server.stop(GRACE)
     with contextlib.suppress(TimeoutError, RopewalkError):
@@ -80,14 +89,3 @@ async def serve(loaded: config.Loaded, *, began: float) -> None:
 def make_place(path: str) -> None:
     """The socket's directory, for an address that lies elsewhere than in the state directory."""
     os.makedirs(os.path.dirname(os.path.abspath(path)), mode=0o755, exist_ok=True)
-
-
-def notify(message: str) -> None:
-    """sd_notify(3), without which `Type=notify` would wait for ever. Nothing is listening outside of systemd."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if address.startswith(("/", "@")):
-        with (
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender,
-            contextlib.suppress(OSError),
-        ):
-            sender.sendto(message.encode(), address.replace("@", "\0", 1) if address.startswith("@") else address)

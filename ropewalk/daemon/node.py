@@ -8,7 +8,6 @@ import resource
 
 from ropewalk.linux import caps
 from ropewalk.linux.cgroup import Cgroups
-from ropewalk.runtimes.handler import Capabilities
 from ropewalk.runtimes.oci.facts import NodeFacts
 
 _APPARMOR = "/sys/module/apparmor/parameters/enabled"
@@ -26,8 +25,8 @@ def raise_open_files() -> tuple[int, int]:
     return before
 
 
-def read_facts(cgroups: Cgroups, capabilities: Capabilities, open_files: tuple[int, int]) -> NodeFacts:
-    """`capabilities`: what the default handler can do."""
+def read_facts(cgroups: Cgroups, open_files: tuple[int, int]) -> NodeFacts:
+    """`open_files`: for containers. What a handler can do is added by whoever knows the pod's."""
     names = os.uname()
     profiles = _profiles() if _read(_APPARMOR).startswith("Y") else None
     return NodeFacts(
@@ -41,8 +40,6 @@ def read_facts(cgroups: Cgroups, capabilities: Capabilities, open_files: tuple[i
         open_files=open_files,
         hugepage_sizes=_hugepages() if "hugetlb" in cgroups.controllers() else frozenset(),
         swap=_accounts_swap(cgroups),
-        recursive_read_only=capabilities.recursive_read_only,
-        user_namespaces=capabilities.user_namespaces,
         apparmor=profiles is not None,
         apparmor_profiles=profiles or frozenset(),
         selinux=os.path.exists(_SELINUX),

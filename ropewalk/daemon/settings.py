@@ -1,7 +1,8 @@
 """Settings as structs: what a tree of Config structs says about files, environment and documentation.
 
-A key is declared once: name, type, default, and its help as `Annotated[..., Meta(description=...)]`. From that come
-the check of a TOML document, the environment variable, and the commented default file.
+A key is declared once: name, type, default, and its help as `Annotated[..., Meta(description=...)]`, with
+`extra={"live": True}` if a running daemon can take a new value. From that come the check of a TOML document, the
+environment variable, what a reload may do, the commented default file, docs/settings.md and ropewalk.toml(5).
 """
 
 from __future__ import annotations
@@ -21,28 +22,48 @@ Document = dict[str, Any]
 
 
 class Key(NamedTuple):
-    """One setting: its path ("network", "mtu"), type, default and help."""
+    """One setting: its path ("network", "mtu"), type, default and help. `live`: it may change while the daemon runs.
+    `values`: its type and bounds in words, "integer, at least 0, at most 64"."""
 
     path: tuple[str, ...]
     type: Any
     default: Any
     help: str
+    live: bool
+    values: str
 
     @property
     def name(self) -> str:
         return ".".join(self.path)
+
+    def read(self, config: Struct) -> Any:
+        """Its value in `config`."""
+        value: Any = config
+        for name in self.path:
+            value = getattr(value, name)
+        return value
+
+
+class Change(NamedTuple):
+    """A key whose value differs between two configurations."""
+
+    key: Key
+    before: Any
+    after: Any
 
 
 def keys(struct: type[Struct], path: tuple[str, ...] = ()) -> Iterator[Key]:
     """Every setting below `struct`, those of a section before its subsections."""
     sections: list[tuple[str, type[Struct]]] = []
     for field in msgspec.structs.fields(struct):
-        kind, help = _bare(field.type)
+        kind, notes = _bare(field.type)
         if is_section(kind):
             sections.append((field.encode_name, kind))
             continue
         default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
-        yield Key((*path, field.encode_name), kind, default, help)
+        help = next((note.description for note in notes if note.description), "")
+        live = any((note.extra or {}).get("live", False) for note in notes)
+        yield Key((*path, field.encode_name), kind, default, help, live, _values(kind, notes))
     for name, section in sections:
         yield from keys(section, (*path, name))
 
@@ -51,13 +72,37 @@ def is_section(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, Struct)
 
 
-def _bare(kind: Any) -> tuple[Any, str]:
-    """Without `Annotated`, and the description that stood in it."""
+def _bare(kind: Any) -> tuple[Any, list[msgspec.Meta]]:
+    """Without `Annotated`, and what stood in it."""
     if typing.get_origin(kind) is typing.Annotated:
         bare, *notes = typing.get_args(kind)
-        help = next((n.description for n in notes if isinstance(n, msgspec.Meta) and n.description), "")
-        return bare, help
-    return kind, ""
+        return bare, [note for note in notes if isinstance(note, msgspec.Meta)]
+    return kind, []
+
+
+_TYPES = {str: "text", int: "integer", float: "number", bool: "true or false"}
+
+
+def _values(kind: Any, notes: list[msgspec.Meta]) -> str:
+    origin, inside = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return " or ".join(map(toml, inside))
+    if origin is list:
+        return f"list of {_values(*_bare(inside[0]))}"
+    if origin is dict:
+        return f"table of {_values(*_bare(inside[1]))}"
+    bounds = {
+        name: getattr(note, name) for note in notes for name in ("gt", "ge", "le") if getattr(note, name) is not None
+    }
+    least = f"at least {bounds['ge']}" if "ge" in bounds else f"above {bounds['gt']}" if "gt" in bounds else ""
+    most = f"at most {bounds['le']}" if "le" in bounds else ""
+    return ", ".join(filter(None, (_TYPES.get(kind, "table"), least, most)))
+
+
+def changes(before: T, after: T) -> list[Change]:
+    """What differs, in the order of `keys`."""
+    pairs = [Change(key, key.read(before), key.read(after)) for key in keys(type(before))]
+    return [change for change in pairs if change.before != change.after]
 
 
 def parse(document: Document, struct: type[T], source: str) -> T:
@@ -147,12 +192,9 @@ def render(config: Struct, *, commented: bool) -> str:
         if key.path[:-1] != section:
             section = key.path[:-1]
             lines += ["", f"[{'.'.join(section)}]"]
-        value: Any = config
-        for name in key.path:
-            value = getattr(value, name)
         if commented:
             lines += ["", *(f"# {line}" for line in _wrapped(key.help))]
-        lines.append(f"{'# ' if commented else ''}{key.path[-1]} = {toml(value)}")
+        lines.append(f"{'# ' if commented else ''}{key.path[-1]} = {toml(key.read(config))}")
     return "\n".join(lines).strip("\n") + "\n"
 
 

@@ -23,7 +23,7 @@ from ropewalk.admin.service import AdminService
 from ropewalk.cri.image_service import ImageService
 from ropewalk.cri.runtime_service import RuntimeService
 from ropewalk.cri.status import NodeStatus
-from ropewalk.daemon import node
+from ropewalk.daemon import logs, node
 from ropewalk.daemon.config import ROOT, Config
 from ropewalk.errors import Invalid, RopewalkError
 from ropewalk.images.pull import Puller
@@ -69,12 +69,13 @@ class Daemon:
         self._claim = lock(f"{config.state}/lock")  # the root has the database's
         self.database = Database(f"{config.root}/state.db")
         self.cgroups = cgroup.detect()
-        self.handlers = build_handlers(config, handler.Node(config.state, self.cgroups))
+        self.handlers = build_handlers(config, handler.Node(config.state, self.cgroups, config.root))
         self.health = Health(self.handlers)
         self.network = Network(config.network, instance=self.instance, tag=tag, directory=f"{config.root}/cni")
         self._build_storage()
         self._build_pods()
         self._removed = asyncio.Event()
+        self._probing: asyncio.Future[None] | None = None
         self.images.watch(lambda old, new: self._removed.set() if new is None else None)
         self.containers.containers.watch(lambda old, new: self._removed.set() if new is None else None)
 
@@ -92,7 +93,7 @@ class Daemon:
 
     def _build_pods(self) -> None:
         config, boot_id = self.config, process.boot_id()
-        facts = node.read_facts(self.cgroups, self.handlers[""].capabilities, node.raise_open_files())
+        facts = node.read_facts(self.cgroups, node.raise_open_files())
         queues = Queues()
         pods = Table(self.database, "pods", Pod, noun="pod sandbox")
         containers = Table(self.database, "containers", Container, noun="container")
@@ -110,7 +111,15 @@ class Daemon:
         )
         names: dict[str, Any] = {"instance": self.instance, "state": config.state, "boot_id": boot_id}
         self.sandboxes = Sandboxes(
-            pods, self.containers, queues, self.network, self.cgroups, self.handlers, node=facts, **names
+            pods,
+            self.containers,
+            queues,
+            self.network,
+            self.cgroups,
+            self.handlers,
+            self.offload,
+            node=facts,
+            **names,
         )
         self.recovery = Recovery(
             self.sandboxes,
@@ -126,8 +135,7 @@ class Daemon:
 
     def services(self) -> list[tuple[ServiceDescriptor, object]]:
         """What is served on the socket."""
-        shown = msgspec.to_builtins(self.config) | {"rootDir": self.config.root, "stateDir": self.config.state}
-        status = NodeStatus(self.handlers, self.health, self.network, self.cgroups, config=shown)
+        status = NodeStatus(self.handlers, self.health, self.network, self.cgroups, config=self.describe)
         runtime = RuntimeService(self.sandboxes, self.containers, self.stats, self.handlers, self.network, status)
         images = ImageService(
             self.images,
@@ -143,6 +151,20 @@ class Daemon:
             (admin_pb2.DESCRIPTOR.services_by_name["Admin"], admin),
         ]
 
+    def describe(self) -> dict[str, Any]:
+        """The configuration as verbose answers show it."""
+        shown: dict[str, Any] = msgspec.to_builtins(self.config)
+        return shown | {"rootDir": self.config.root, "stateDir": self.config.state}
+
+    def reconfigure(self, config: Config) -> None:
+        """Take over the live settings of `config`, which was checked and differs in no other (daemon/reload.py)."""
+        logs.setup(config.log)
+        self.puller.configure(config.images)
+        self.workers.resize(config.images.pull_workers)
+        self.images.pin(config.images.pinned)
+        self.network.configure(config.network)
+        self.config = config
+
     async def start(self) -> None:
         """Before the socket is bound: what any call relies on."""
         self.recovery.prepare()
@@ -152,11 +174,11 @@ class Daemon:
 
     def begin(self) -> None:
         """Once the socket answers: probes, recovery, upkeep, for as long as the daemon lives."""
+        self._probing = asyncio.ensure_future(lasting("probes", self.health.run))
         self._working = asyncio.ensure_future(self._work())
 
     async def _work(self) -> None:
         async with asyncio.TaskGroup() as group:
-            group.create_task(lasting("probes", self.health.run))
             group.create_task(lasting("recovery", self._recover))
             group.create_task(lasting("disk usage", self.counter.run))
             group.create_task(lasting("collection", self._collect))
@@ -192,7 +214,10 @@ class Daemon:
                 folding.start()
 
     async def close(self) -> None:
-        """Let go of everything; pods go on running."""
+        """Let go of everything; pods go on running. A probe under way removes what it made: nobody else may come."""
+        if self._probing is not None:
+            self._probing.cancel()
+            await asyncio.gather(self._probing, return_exceptions=True)
         await self.containers.close()
         await self.sandboxes.close()
         await self.network.close()
@@ -201,8 +226,14 @@ class Daemon:
 
 def make_directories(config: Config) -> None:
     """Both directories with their modes: what is in root is root's alone; state can be walked through by containers
-    with user namespaces."""
-    for path, mode in ((config.root, ROOT_MODE), (config.state, STATE_MODE)):
+    with user namespaces, and holds below pods/ and containers/ what only its owner may enter."""
+    modes = {
+        config.root: ROOT_MODE,
+        f"{config.root}/snapshots": ROOT_MODE,
+        config.state: STATE_MODE,
+        f"{config.state}/pods": STATE_MODE,
+    }
+    for path, mode in modes.items():
         try:
             os.makedirs(path, mode=0o755, exist_ok=True)
             os.chmod(path, mode)

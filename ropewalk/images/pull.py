@@ -36,25 +36,50 @@ KEY = "layer-"  # keys of snapshots that are being unpacked begin with this
 
 
 class Config(Struct, frozen=True):
-    """[images]"""
+    """[images]. A pull that is under way when they change goes on with what it has read of them."""
 
     registry_hosts: Annotated[
-        list[str], Meta(description="directories with <registry>/hosts.toml: mirrors, certificates; the first wins")
+        list[str],
+        Meta(
+            description="directories with <registry>/hosts.toml: mirrors, certificates; the first wins",
+            extra={"live": True},
+        ),
     ] = field(default_factory=lambda: ["/etc/containerd/certs.d"])
     pull_workers: Annotated[
-        int, Meta(ge=0, le=64, description="processes that fetch and unpack layers; 0: one more than there are CPUs")
+        int,
+        Meta(
+            ge=0,
+            le=64,
+            description="processes that fetch and unpack layers; 0: one more than there are CPUs",
+            extra={"live": True},
+        ),
     ] = 0
     stall_timeout: Annotated[
-        float, Meta(gt=0, le=3600, description="seconds without a byte from a registry before it counts as gone")
+        float,
+        Meta(
+            gt=0,
+            le=3600,
+            description="seconds without a byte from a registry before it counts as gone",
+            extra={"live": True},
+        ),
     ] = 30.0
-    max_layer_bytes: Annotated[int, Meta(gt=0, description="most bytes that one layer may unpack to")] = 128 << 30
-    max_layer_files: Annotated[int, Meta(gt=0, description="most files that one layer may hold")] = 4_000_000
+    max_layer_bytes: Annotated[
+        int, Meta(gt=0, description="most bytes that one layer may unpack to", extra={"live": True})
+    ] = 128 << 30
+    max_layer_files: Annotated[
+        int, Meta(gt=0, description="most files that one layer may hold", extra={"live": True})
+    ] = 4_000_000
     max_layer_ratio: Annotated[
-        int, Meta(gt=0, description="most bytes that one compressed byte may become, in layers above 256 MiB")
+        int,
+        Meta(
+            gt=0,
+            description="most bytes that one compressed byte may become, in layers above 256 MiB",
+            extra={"live": True},
+        ),
     ] = 1000
-    pinned: Annotated[list[str], Meta(description="references that the kubelet's image GC must not remove")] = field(
-        default_factory=list
-    )
+    pinned: Annotated[
+        list[str], Meta(description="references that the kubelet's image GC must not remove", extra={"live": True})
+    ] = field(default_factory=list)
 
 
 class Puller:
@@ -71,18 +96,22 @@ class Puller:
         *,
         platform: Platform | None = None,
     ) -> None:
-        self._config = config
+        self.configure(config)
         self._images = images
         self._content = content
         self._snapshotter = snapshotter
         self._leases = leases
         self._workers = workers
         self._platform = platform or platforms.read_node()
-        self._limits = jobs.Limits(config.max_layer_bytes, config.max_layer_files, config.max_layer_ratio)
         self._pulls: singleflight.Flights[Image] = singleflight.Flights(abandon=True)
         self._layers: singleflight.Flights[None] = singleflight.Flights(abandon=True)
         self._transfers: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._board = Board()
+
+    def configure(self, config: Config) -> None:
+        """The settings of pulls and layers to come."""
+        self._config = config
+        self._limits = jobs.Limits(config.max_layer_bytes, config.max_layer_files, config.max_layer_ratio)
 
     async def pull(self, text: str, auth: AuthConfig | None = None) -> str:
         """The id of the image that a reference names now, whole and on disk. Equal calls share one attempt; it is

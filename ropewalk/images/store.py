@@ -91,6 +91,10 @@ def _without(image: Image, name: str) -> Image:
     return structs.replace(image, names={n: root for n, root in image.names.items() if n != name})
 
 
+def _pinned(image: Image, pinned: bool) -> Image:
+    return image if image.pinned == pinned else structs.replace(image, pinned=pinned)
+
+
 def merged(old: Image | None, new: Image) -> Image:
     """`new`, pulled again or under another name: earlier names and documents stay."""
     if old is None:
@@ -100,7 +104,6 @@ def merged(old: Image | None, new: Image) -> Image:
         new,
         names={**old.names, **new.names},
         documents=list(documents.values()),
-        pinned=old.pinned or new.pinned,
     )
 
 
@@ -110,7 +113,6 @@ class Images:
     def __init__(self, database: Database, *, pinned: Iterable[str] = ()) -> None:
         self.table: Table[Image] = Table(database, "images", Image, noun="image")
         self.layers: Table[Layer] = Table(database, "layers", Layer, noun="layer")
-        self._pinned = {str(reference.parse(name)) for name in pinned}
         self._names: dict[str, str] = {}  # canonical reference -> image id
         for image in sorted(self.table, key=lambda image: image.pulled_at):
             self._names.update(dict.fromkeys(image.names, image.id))
@@ -118,6 +120,17 @@ class Images:
             for name in [name for name in image.names if self._names[name] != image.id]:
                 self.table.apply(image.id, _without, name)
         self.table.watch(self._index)
+        self.pin(pinned)
+
+    def pin(self, names: Iterable[str]) -> None:
+        """The images of these names, here or still to come, are kept from the kubelet's image GC; no others are.
+        Raises Invalid for what is no reference, and has then changed nothing."""
+        self._pinned = {str(reference.parse(name)) for name in names}
+        for image in self.table:
+            self.table.apply(image.id, _pinned, self._is_pinned(image.names), derivable=True)
+
+    def _is_pinned(self, names: Iterable[str]) -> bool:
+        return not self._pinned.isdisjoint(names)
 
     def watch(self, watcher: Watcher[Image]) -> None:
         self.table.watch(watcher)
@@ -131,7 +144,8 @@ class Images:
 
     def record(self, image: Image) -> Image:
         """A pulled image, durable; its names leave the images that had them."""
-        pinned = image.pinned or not self._pinned.isdisjoint(image.names)
+        known = self.table.get(image.id)
+        pinned = self._is_pinned([*image.names, *(known.names if known else ())])
         new = structs.replace(image, pinned=pinned, pulled_at=time.time_ns())
         moved = {name: id for name in new.names if (id := self._names.get(name)) not in (None, image.id)}
         if image.id in self.table:
@@ -140,7 +154,8 @@ class Images:
             self.table.add(new, durable=True)
         for name, id in moved.items():
             if id is not None:
-                self.table.apply(id, _without, name)
+                left = self.table.apply(id, _without, name)
+                self.table.apply(id, _pinned, self._is_pinned(left.names), derivable=True)
         self._names.update(dict.fromkeys(new.names, new.id))
         return new
 

@@ -12,7 +12,7 @@ import os
 import pathlib
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import msgspec
 
@@ -90,9 +90,10 @@ class Workers:
     """At most `limit` workers; jobs beyond that wait their turn."""
 
     def __init__(self, limit: int = 0, *, idle: float = IDLE) -> None:
-        self._limit = limit or (os.cpu_count() or 1) + 1
+        self._limit = limit or _usual()
         self._idle_time = idle
         self._turns = asyncio.Semaphore(self._limit)
+        self._surplus = 0  # turns that are to vanish as they come free, after the limit was lowered
         self._idle: list[_Worker] = []
         self._all: set[_Worker] = set()
         self._starting: set[asyncio.Task[None]] = set()
@@ -100,6 +101,30 @@ class Workers:
     @property
     def processes(self) -> int:
         return len(self._all)
+
+    def resize(self, limit: int) -> None:
+        """Another limit. A lower one ends no job: it holds once enough of them have ended."""
+        limit = limit or _usual()
+        more = limit - self._limit
+        self._limit = limit
+        kept = min(max(more, 0), self._surplus)
+        self._surplus += max(-more, 0) - kept
+        for _ in range(more - kept):
+            self._turns.release()
+
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        await self._turns.acquire()
+        while self._surplus:
+            self._surplus -= 1
+            await self._turns.acquire()
+        try:
+            yield
+        finally:
+            if self._surplus:
+                self._surplus -= 1
+            else:
+                self._turns.release()
 
     def warm(self, count: int = 1) -> None:
         """Start workers for jobs that are about to come."""
@@ -114,7 +139,7 @@ class Workers:
 
     async def run(self, job: jobs.Job, on_progress: OnProgress | None = None) -> jobs.Result:
         """The answer to a job. Raises what the job failed with; cancelled: the worker is killed."""
-        async with self._turns:
+        async with self._turn():
             worker = await self._take()
             try:
                 result = await worker.run(job, on_progress or _ignore)
@@ -189,6 +214,10 @@ class Workers:
             worker.kill()
         for worker in workers:
             await worker.gone()
+
+
+def _usual() -> int:
+    return (os.cpu_count() or 1) + 1
 
 
 def _ignore(fetched: int) -> None:

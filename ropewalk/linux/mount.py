@@ -38,6 +38,7 @@ MOUNT_ATTR_RDONLY = 0x1
 MOUNT_ATTR_NOSUID = 0x2
 MOUNT_ATTR_NODEV = 0x4
 MOUNT_ATTR_NOEXEC = 0x8
+MOUNT_ATTR_IDMAP = 0x00100000
 
 OVERLAYFS_MAGIC = 0x794C7630  # include/uapi/linux/magic.h
 TMPFS_MAGIC = 0x01021994
@@ -120,6 +121,34 @@ def bind(source: str, target: str, *, read_only: bool = False, recursive: bool =
         _attach(tree, target)
     finally:
         os.close(tree)
+
+
+def idmap(source: str, target: str, namespace: str, *, recursive: bool = False, propagation: str = "private") -> None:
+    """Show `source` at `target` with the ids that the user namespace pinned at `namespace` gives: a file of root's
+    belongs to what the namespace calls root. Only the mount of `source` itself is mapped; with `recursive` those below
+    come along as they are. `propagation`: "private" or "slave", so that what is unmounted here stays where it was.
+
+    OSError EINVAL: the file system cannot do that (mount_setattr(2)); EOPNOTSUPP: this kernel cannot."""
+    if not features.have("idmapped"):
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), source)
+    depth = libc.AT_RECURSIVE if recursive else 0
+    flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | depth
+    kind = MS_SLAVE if propagation == "slave" else MS_PRIVATE
+    tree = libc.syscall(libc.SYS_OPEN_TREE, libc.AT_FDCWD, os.fsencode(source), flags, path=source)
+    try:
+        user = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _set(tree, struct.pack("=QQQQ", 0, 0, kind, 0), libc.AT_EMPTY_PATH | depth, source)
+            _set(tree, struct.pack("=QQQQ", MOUNT_ATTR_IDMAP, 0, 0, user), libc.AT_EMPTY_PATH, source)
+        finally:
+            os.close(user)
+        _attach(tree, target)
+    finally:
+        os.close(tree)
+
+
+def _set(tree: int, request: bytes, flags: int, path: str) -> None:
+    libc.syscall(libc.SYS_MOUNT_SETATTR, tree, b"", flags, request, len(request), path=path)
 
 
 def set_attributes(tree: int, attributes: int, *, recursive: bool = False) -> None:

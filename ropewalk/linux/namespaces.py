@@ -37,7 +37,7 @@ def make(
         if hostname:
             socket.sethostname(hostname)
         for name, value in (sysctls or {}).items():
-            _write_sysctl(name, value)
+            write_sysctl(name, value)
         for kind in kinds:
             _pin_file(f"/proc/thread-self/ns/{kind}", pins[kind])
 
@@ -109,7 +109,7 @@ def write_sysctls(paths: Mapping[str, str], values: Mapping[str, str]) -> None:
 
     def body() -> None:
         for name, value in values.items():
-            _write_sysctl(name, value)
+            write_sysctl(name, value)
 
     if values:
         inside(paths, body)
@@ -150,7 +150,8 @@ def sysctl_path(name: str) -> str:
     return path
 
 
-def _write_sysctl(name: str, value: str) -> None:
+def write_sysctl(name: str, value: str) -> None:
+    """In the namespaces of the calling thread."""
     try:
         fd = os.open(f"/proc/sys/{sysctl_path(name)}", os.O_WRONLY | os.O_CLOEXEC)
         try:

@@ -27,6 +27,14 @@ class Orphans:
         libc.check(libc.libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
         self._loop.add_signal_handler(signal.SIGCHLD, self._noticed)
 
+    def close(self) -> None:
+        """Be no subreaper any more. What is ours already stays so."""
+        self._loop.remove_signal_handler(signal.SIGCHLD)
+        if self._look is not None:
+            self._look.cancel()
+        libc.check(libc.libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0))
+        self._reap()
+
     def _noticed(self) -> None:
         if self._look is None:
             self._look = self._loop.call_later(PAUSE, self._reap)
@@ -37,4 +45,5 @@ class Orphans:
         for pid in process.children(os.getpid()):
             if pid not in spawn.started:
                 with contextlib.suppress(ChildProcessError):
-                    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
+                    if (result := os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)) is not None:
+                        spawn.reaped(result)

@@ -35,6 +35,8 @@ _PIPE = 65536  # one read
 
 
 started: set[int] = set()  # pids of children that are not reaped yet
+orphans: dict[int, int] = {}  # codes of others' children that were reaped before `adopt` came, while one is expected
+_expected = 0
 
 _add_close_from = getattr(libc.libc, "posix_spawn_file_actions_addclosefrom_np", None)
 
@@ -51,7 +53,7 @@ class Process:
         try:
             self._pidfd = os.pidfd_open(pid)
         except ProcessLookupError:
-            self.code = UNKNOWN
+            self.code = orphans.pop(pid, UNKNOWN)
         else:
             started.add(pid)
             self._loop.add_reader(self._pidfd, self._reap)
@@ -64,7 +66,7 @@ class Process:
         else:
             if result is None:
                 return
-            self.code = result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
+            self.code = exit_code(result)
         started.discard(self.pid)
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
@@ -136,6 +138,35 @@ def spawn(
         os.kill(pid.value, signal.SIGKILL)
         os.waitpid(pid.value, 0)
         raise
+
+
+def exit_code(result: os.waitid_result) -> int:
+    """-n for signal n."""
+    return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
+
+
+@contextlib.contextmanager
+def expecting_orphan() -> Iterator[None]:
+    """While this lasts, whoever reaps an orphan (orphans.py) leaves its code for `adopt`."""
+    global _expected
+    _expected += 1
+    try:
+        yield
+    finally:
+        _expected -= 1
+        if not _expected:
+            orphans.clear()
+
+
+def reaped(result: os.waitid_result) -> None:
+    """An orphan was reaped that nobody had adopted yet."""
+    if _expected:
+        orphans[result.si_pid] = exit_code(result)
+
+
+def adopt(pid: int, argv: Sequence[str]) -> Process:
+    """A process whose parent, a child of ours, has ended: as subreaper (orphans.py) we are its parent now."""
+    return Process(pid, argv)
 
 
 def _look_up(name: str, path: str) -> str:

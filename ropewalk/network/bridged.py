@@ -46,7 +46,10 @@ class Config(Struct, frozen=True):
         str, Meta(description='IPv6 subnet of the pods; empty: a unique local one; "none": pods have no IPv6')
     ] = ""
     mtu: Annotated[int, Meta(description="of the pods' interfaces; 0: that of the default route's link", ge=0)] = 0
-    ready: Annotated[int, Meta(description="network namespaces kept ready for the next pods", ge=0, le=64)] = 4
+    ready: Annotated[
+        int,
+        Meta(description="network namespaces kept ready for the next pods", ge=0, le=64, extra={"live": True}),
+    ] = 4
 
 
 class Leaving(Struct):
@@ -88,6 +91,9 @@ class Bridged(mode.Mode):
         self._counters = counters.Counters()
 
     # Setting up.
+
+    def keep(self, ready: int) -> None:
+        self._namespaces.keep(ready)
 
     async def start(self) -> None:
         """Bridge, table, pool. A failure is not raised: `condition` says it, and it is tried again."""
@@ -232,7 +238,7 @@ class Bridged(mode.Mode):
         taken = self._take()
         attachment = Attachment(
             mode=self.name,
-            netns=self._namespaces.choose(),
+            netns=self._namespaces.choose(ready=not spec.own_users),
             host_interface=f"rw{self._tag}{os.urandom(4).hex()}",
             addresses=[f"{ip}/{range.net.prefixlen}" for range, ip in taken],
             gateways=[str(range.gateway) for range, _ in taken],

@@ -84,6 +84,9 @@ class Cni(mode.Mode):
         self._socket: netlink.Socket | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
+    def keep(self, ready: int) -> None:
+        self._namespaces.keep(ready)
+
     async def start(self) -> None:
         if not self._cidrs:
             self._cidrs = _split(self._cache.read_pod_cidr())
@@ -217,7 +220,7 @@ class Cni(mode.Mode):
         self._usable()
         capabilities.build_arguments(pod_id, spec)
         capabilities.build(spec, self._cidrs)
-        self._pods[pod_id] = Attachment(mode=self.name, netns=self._namespaces.choose())
+        self._pods[pod_id] = Attachment(mode=self.name, netns=self._namespaces.choose(ready=not spec.own_users))
         return self._pods[pod_id]
 
     def _usable(self) -> conflist.Network:

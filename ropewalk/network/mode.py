@@ -31,6 +31,10 @@ class Mode(ABC):
     name: ClassVar[str]
 
     @abstractmethod
+    def keep(self, ready: int) -> None:
+        """From now on so many network namespaces are ready for the next pods."""
+
+    @abstractmethod
     async def start(self) -> None:
         """Begin, with work in the background. What is wrong is not raised: `condition` says it."""
 
@@ -49,7 +53,8 @@ class Mode(ABC):
 
     @abstractmethod
     async def attach(self, pod_id: str, attachment: Attachment, spec: PodSpec) -> Attachment:
-        """Make what was planned; the attachment as it is now. After a failure `detach` removes whatever was made."""
+        """Make what was planned; the attachment as it is now. After a failure `detach` removes whatever was made. The
+        namespace of a pod with users of its own is there already, since they own it."""
 
     @abstractmethod
     async def detach(self, pod_id: str, attachment: Attachment) -> None:

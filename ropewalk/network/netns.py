@@ -40,15 +40,16 @@ class Namespaces:
         # Whether pods have IPv6; without, they have none at all (CVE-2024-32473). None: who makes the links decides.
         self.ipv6: bool | None = True
 
-    def choose(self) -> str:
-        """The path of a ready namespace, or of one still to be made."""
+    def choose(self, *, ready: bool = True) -> str:
+        """The path of a ready namespace, or of one still to be made; with `ready` False never of a ready one."""
         self._taken.set()
-        if self._free:
+        if self._free and ready:
             return self._free.pop()
         return self._new_path()
 
     def enter(self, path: str) -> netlink.Socket:
-        """A netlink socket inside the chosen namespace, which is made if it was not ready. The caller closes it."""
+        """A netlink socket inside the chosen namespace, which is made if it was neither ready nor there: somebody may
+        have pinned it meanwhile. The caller closes it."""
         if path not in self._sockets:
             self._make(path)
         return self._sockets.pop(path)
@@ -59,6 +60,17 @@ class Namespaces:
         if sock is not None:
             sock.close()
         namespaces.unpin(path)
+
+    def keep(self, ready: int) -> None:
+        """Another number of ready ones; those too many go at once."""
+        self._wanted = ready
+        while len(self._free) > ready:
+            path = self._free.pop()
+            try:
+                self.remove(path)
+            except OSError as error:  # the sweep of the next start removes it
+                log.warning("a network namespace stays", extra={"path": path, "error": str(error)})
+        self._taken.set()
 
     async def fill(self) -> None:
         """Keep ready ones; for as long as the daemon runs."""
@@ -109,7 +121,11 @@ class Namespaces:
 
     def _make(self, path: str) -> None:
         os.makedirs(self._directory, mode=0o755, exist_ok=True)
-        namespaces.make(["net"], {"net": path}, sysctls=None if self.ipv6 is None else sysctls(ipv6=self.ipv6))
+        values = {} if self.ipv6 is None else sysctls(ipv6=self.ipv6)
+        if namespaces.is_pinned(path):
+            namespaces.write_sysctls({"net": path}, values)
+        else:
+            namespaces.make(["net"], {"net": path}, sysctls=values)
         try:
             self._sockets[path] = namespaces.inside({"net": path}, netlink.Socket)
             self._sockets[path].apply([rtnetlink.set_link(_LOOPBACK)])

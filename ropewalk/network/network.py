@@ -52,6 +52,10 @@ class Network:
         self._mode = self._modes[config.mode]
         self._used: set[str] = {config.mode}
 
+    def configure(self, config: Config) -> None:
+        """Take over `ready`, for the mode that new pods get; every other key needs a restart."""
+        self._mode.keep(config.ready)
+
     async def start(self) -> None:
         for name in sorted(self._used):
             await self._modes[name].start()

@@ -13,6 +13,8 @@ import signal
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 
+from msgspec import structs
+
 from ropewalk import ids, steps
 from ropewalk.errors import Kind, NotFound, RopewalkError, WrongState
 from ropewalk.images.store import Image, Images
@@ -98,6 +100,8 @@ class Containers:
             raise WrongState(f"pod sandbox {pod.id!r} is not ready", hint="run a new one with the next attempt number")
         validate.validate_container(pod.spec, spec)
         handler = self._handlers[pod.handler]
+        if any(mount.recursive_read_only for mount in spec.mounts):
+            await handler.settle()
         handler.refuse(pod.spec, spec)
         key = identity.container_key(pod.id, spec)
         existing = self._find(pod.id, key)
@@ -153,13 +157,19 @@ class Containers:
             group=image.group,
             namespaces=self._namespaces(pod, spec),
             files=files.shared(self._state, pod.id, pod.spec),
+            files_locked=resolve.read_locked(files.directory(self._state, pod.id)),
             cgroup_path=f"{pod.cgroup}/{id}",
             mounts=await call(resolve.read_mounts, spec.mounts) if spec.mounts else [],
             devices=await call(resolve.read_devices, spec.devices) if spec.devices else [],
             node_devices=await call(resolve.read_node_devices) if spec.security.privileged else [],
             seccomp_profile=await call(resolve.read_seccomp_profile, profile, limit) if profile else None,
-            node=self._node,
+            node=self._facts(pod),
         )
+
+    def _facts(self, pod: Pod) -> NodeFacts:
+        """The node's, with what the pod's handler can do on it."""
+        capabilities = self._handlers[pod.handler].capabilities
+        return structs.replace(self._node, recursive_read_only=capabilities.recursive_read_only)
 
     def _namespaces(self, pod: Pod, spec: ContainerSpec) -> dict[str, str]:
         """The pod's pinned namespaces, and whose PID namespace to join."""
@@ -224,6 +234,7 @@ class Containers:
             stdin=spec.stdin,
             stdin_once=spec.stdin_once,
             propagation=built.propagation,
+            userns=self._pods[container.pod_id].namespaces.get("user", ""),
         )
         task = await self._handler(id).create(plan)
         self.containers.apply(id, phases.tasked, task)

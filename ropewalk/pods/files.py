@@ -61,8 +61,8 @@ def node_resolv_conf() -> bytes:
     return (_read(RESOLVED_RESOLV_CONF) or text) if is_stub(text) else text
 
 
-def write(state: str, pod_id: str, spec: PodSpec) -> None:
-    """Make the files and mount /dev/shm."""
+def write(state: str, pod_id: str, spec: PodSpec, owner: tuple[int, int] = (0, 0)) -> None:
+    """Make the files and mount /dev/shm. `owner`: the user and group that are root in the pod."""
     base = directory(state, pod_id)
     os.makedirs(base, mode=0o711, exist_ok=True)
     dns = spec.dns_config
@@ -73,10 +73,12 @@ def write(state: str, pod_id: str, spec: PodSpec) -> None:
     }
     for name, content in contents.items():
         paths.write_atomic(f"{base}/{name}", content, 0o644)
+        os.chown(f"{base}/{name}", *owner)
     if spec.namespaces.ipc is not NamespaceMode.NODE:
         os.makedirs(f"{base}/shm", mode=0o755, exist_ok=True)
         if not mount.is_mount(f"{base}/shm"):
-            mount.tmpfs(f"{base}/shm", size=SHM_SIZE, mode=0o1777)
+            options = [f"uid={owner[0]}", f"gid={owner[1]}"]
+            mount.tmpfs(f"{base}/shm", size=SHM_SIZE, mode=0o1777, options=options)
 
 
 def remove(state: str, pod_id: str) -> None:

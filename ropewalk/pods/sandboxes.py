@@ -15,14 +15,15 @@ from collections.abc import Callable, Sequence
 
 from ropewalk import ids, steps
 from ropewalk.errors import Kind, RopewalkError
-from ropewalk.linux import cgroup, namespaces, process
+from ropewalk.linux import cgroup, namespaces, process, userns
+from ropewalk.linux.offload import Offload
 from ropewalk.network.network import Network
 from ropewalk.pods import files, identity, phases
 from ropewalk.pods.containers import Containers
 from ropewalk.pods.queues import Queues
 from ropewalk.pods.records import Pod, PodPhase
 from ropewalk.runtimes.handler import Handlers
-from ropewalk.runtimes.oci import build, sysctls, validate
+from ropewalk.runtimes.oci import build, sysctls, usernamespace, validate
 from ropewalk.runtimes.oci.facts import NodeFacts
 from ropewalk.singleflight import Flights
 from ropewalk.spec.pod import NamespaceMode, PodSpec
@@ -48,6 +49,7 @@ class Sandboxes:
         network: Network,
         cgroups: cgroup.Cgroups,
         handlers: Handlers,
+        offload: Offload,
         *,
         node: NodeFacts,
         instance: str,
@@ -61,6 +63,7 @@ class Sandboxes:
         self._network = network
         self._cgroups = cgroups
         self._handlers = handlers
+        self._offload = offload
         self._node = node
         self._instance = instance
         self._state = state
@@ -83,8 +86,10 @@ class Sandboxes:
 
     async def run(self, spec: PodSpec) -> Pod:
         """A READY pod sandbox. A repeat with the same metadata joins or adopts; it is never made twice."""
-        validate.validate_pod(spec)
         handler = self._handlers[spec.runtime_handler]
+        if spec.namespaces.userns_options is not None:
+            await handler.settle()
+        validate.validate_pod(spec, user_namespaces=handler.capabilities.user_namespaces)
         handler.refuse(spec)
         key = identity.pod_key(spec)
         existing = self._find(key)
@@ -122,6 +127,8 @@ class Sandboxes:
         attachment = self._network.plan(id, spec)
         base = f"{files.directory(self._state, id)}/ns"
         pins: dict[str, str] = {}
+        if usernamespace.of_pod(spec) is not None:
+            pins["user"] = f"{base}/user"
         if not spec.host_network:
             pins |= {"network": attachment.netns, "uts": f"{base}/uts"}
         if spec.namespaces.ipc is not NamespaceMode.NODE:
@@ -146,11 +153,22 @@ class Sandboxes:
     # The steps of RUN, each with its undo.
 
     async def make_namespaces(self, id: str) -> None:
+        """The network's is the network's to make, unless the pod's user namespace is to own it."""
         pod = self.pods[id]
-        os.makedirs(f"{files.directory(self._state, id)}/ns", mode=0o711, exist_ok=True)
-        pins = {kind: pin for kind, pin in pod.namespaces.items() if kind != "network"}  # that one is the network's
+        base = files.directory(self._state, id)
+        os.makedirs(base, mode=0o700, exist_ok=True)  # no other user of the node reaches the pod's /dev/shm
+        os.makedirs(f"{base}/ns", mode=0o711, exist_ok=True)
+        pins = _kinds(pod)
+        hostname = files.hostname(pod.spec) if "uts" in pins else ""
+        maps = usernamespace.of_pod(pod.spec)
+        if maps is not None:
+            os.makedirs(os.path.dirname(pins["net"]), mode=0o755, exist_ok=True)
+            uids, gids = ([userns.Range(0, one.host_id, one.length)] for one in maps)
+            await self._offload.call(make_owned, pins, uids, gids, hostname)
+            return
+        pins.pop("net", None)
         if pins:
-            namespaces.make(pins, pins, hostname=files.hostname(pod.spec) if "uts" in pins else "")
+            namespaces.make(pins, pins, hostname=hostname)
 
     async def drop_namespaces(self, id: str) -> None:
         for kind, pin in self.pods[id].namespaces.items():
@@ -171,11 +189,15 @@ class Sandboxes:
 
     async def write_files(self, id: str) -> None:
         pod = self.pods[id]
-        files.write(self._state, id, pod.spec)
+        maps = usernamespace.of_pod(pod.spec)
         values = sysctls.build(pod.spec)
+        if maps is not None:
+            files.write(self._state, id, pod.spec, (maps.uids.host_id, maps.gids.host_id))
+            await self._offload.call(userns.write_sysctls, _kinds(pod), values)
+            return
+        files.write(self._state, id, pod.spec)
         if values:
-            kinds = {"net" if kind == "network" else kind: pin for kind, pin in pod.namespaces.items()}
-            namespaces.write_sysctls(kinds, values)
+            namespaces.write_sysctls(_kinds(pod), values)
 
     async def remove_files(self, id: str) -> None:
         files.remove(self._state, id)
@@ -309,6 +331,16 @@ class Sandboxes:
         await asyncio.gather(*watches, return_exceptions=True)
         if not len(self.pods):
             await self._cgroups.remove(f"/{self._instance}")
+
+
+def _kinds(pod: Pod) -> dict[str, str]:
+    """The pod's pins by the kernel's names."""
+    return {"net" if kind == "network" else kind: pin for kind, pin in pod.namespaces.items()}
+
+
+def make_owned(pins: dict[str, str], uids: list[userns.Range], gids: list[userns.Range], hostname: str) -> None:
+    """userns.make for a worker: every argument by position."""
+    userns.make(pins, uids, gids, hostname=hostname)
 
 
 RUN = (

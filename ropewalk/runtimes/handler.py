@@ -77,6 +77,7 @@ class ContainerPlan(Struct, frozen=True):
     stdin: bool = False
     stdin_once: bool = False
     propagation: str = ""  # "rshared" / "rslave" when a mount of the container needs it
+    userns: str = ""  # pin of the pod's user namespace: the root file system is mapped by it, and mounts with mappings
 
 
 class Task(Struct, frozen=True):
@@ -115,10 +116,12 @@ class ExecResult(Struct, frozen=True):
 
 
 class Node(NamedTuple):
-    """What every handler is given: `state`, the instance's runtime directory, and the node's control groups."""
+    """What every handler is given: `state`, the instance's runtime directory, the node's control groups, and the
+    directory whose file system has the layers of images ("": any)."""
 
     state: str
     cgroups: cgroup.Cgroups
+    layers: str = ""
 
 
 class Handler(ABC):
@@ -130,6 +133,9 @@ class Handler(ABC):
     @abstractmethod
     async def probe(self) -> Probe:
         """Really run something, with a deadline."""
+
+    async def settle(self) -> None:  # noqa: B027 (one whose capabilities are fixed has nothing to wait for)
+        """Return when `capabilities` are those of this node: a probe may find more."""
 
     def refuse(self, pod: PodSpec, container: ContainerSpec | None = None) -> None:  # noqa: B027 (most refuse nothing)
         """Raise Invalid naming the field that this handler cannot honour. Pure, before any work."""

@@ -145,3 +145,9 @@ class PodSpec(Struct, frozen=True, omit_defaults=True):
     @property
     def host_network(self) -> bool:
         return self.namespaces.network is NamespaceMode.NODE
+
+    @property
+    def own_users(self) -> bool:
+        """Whether the pod has a user namespace."""
+        options = self.namespaces.userns_options
+        return options is not None and options.mode is NamespaceMode.POD

@@ -39,6 +39,9 @@ class Database:
 
     def _open(self) -> sqlite3.Connection:
         """The log's index takes a page even to read: on a full disk the reserve makes room for it."""
+        with contextlib.suppress(OSError):  # SQLite says it better
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # its log and index follow
+            os.chmod(self.path, 0o600)
         try:
             return self._connect()
         except sqlite3.OperationalError as error:

@@ -68,7 +68,7 @@ class Place:
                 left.append(f"{pid} {process.command_line(pid)!r}")
         left += [path for path in self.cgroups.list(self.cgroup) if not path.endswith("/monitors")]
         left += [f"process {pid} in a cgroup" for pid in self.cgroups.processes(self.cgroup)]
-        for directory in ("containers", "crun", "exits", "consoles"):
+        for directory in ("containers", "crun", "runc", "exits", "consoles"):
             with contextlib.suppress(FileNotFoundError):
                 left += os.listdir(os.path.join(self.state, directory))
         return left

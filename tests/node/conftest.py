@@ -2,6 +2,7 @@
 
 registry     Debian's docker-registry with the test images (one per run and worker)
 node         a running daemon of its own; `node.client()` speaks to it, `node.kill()` and `node.restart()` hurt it
+pulled       `node` with the shell image
 client       a client of `node`
 run_pod      runs a pod sandbox that is removed after the test
 trace        the snapshot of the machine before the test file; what is there after it fails the file
@@ -18,10 +19,11 @@ import pytest
 
 from ropewalk.client import cri
 from ropewalk.spec import pod
+from ropewalk.spec.image import ImageSpec
+from tools import images, workload
 from tools import node as nodes
 from tools import registry as registries
 from tools import trace as traces
-from tools import workload
 
 LOG = pytest.StashKey[nodes.Node]()
 PodRunner = Callable[..., Awaitable[workload.Pod]]
@@ -59,6 +61,17 @@ def node(request: pytest.FixtureRequest, registry: registries.Registry, trace: s
     asyncio.run(running.__aenter__())
     yield running
     asyncio.run(running.close())
+
+
+@pytest.fixture(scope="module")
+def pulled(node: nodes.Node) -> nodes.Node:
+    asyncio.run(pull(node, images.BUSYBOX))
+    return node
+
+
+async def pull(node: nodes.Node, reference: str) -> None:
+    async with node.client() as client:
+        await client.pull(ImageSpec(image=reference))
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from grpc_tools import protoc
 
 import ropewalk
 from ropewalk.version import VERSION
+from tools import docs, manual
 
 DOCUMENTS = ("README.md", "SPECIFICATION.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/**/*.md")
 FUNCTION = re.compile(r"`((?:ropewalk|tools)/[\w/]+\.py):([\w.]+)`")
@@ -175,7 +176,7 @@ def test_the_lock_pins_everything_by_hash(repository: Path, project: dict[str, A
 def test_a_wheel_carries_generated_code_and_types(repository: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
     skip = shutil.ignore_patterns("*_pb2*", "__pycache__")
-    for name in ("ropewalk", "proto"):
+    for name in ("ropewalk", "proto", "tools"):
         shutil.copytree(repository / name, source / name, ignore=skip)
     for name in ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE"):
         shutil.copy(repository / name, source)
@@ -187,6 +188,8 @@ def test_a_wheel_carries_generated_code_and_types(repository: Path, tmp_path: Pa
     code = {f"ropewalk/wire/pb/{name}_pb2.{end}" for name in ("cri", "admin") for end in ("py", "pyi")}
     assert code | {"ropewalk/py.typed", "ropewalk/__main__.py"} <= set(names)
     assert wheel.name.startswith(f"ropewalk-{VERSION}-")
+    shared = {name.partition("/data/share/")[2] for name in names if "/data/share/" in name}
+    assert shared == {name for name, _ in (*manual.build(), *docs.build_completions())}
 
 
 # Our proto and the published one: the same names and numbers.
@@ -231,3 +234,19 @@ def test_our_cri_is_the_published_one(repository: Path, tmp_path: Path) -> None:
     ours, theirs = compiled(repository / "proto/cri.proto", tmp_path), compiled(published, tmp_path)
     assert ours.package == theirs.package
     assert shape(ours) == shape(theirs)
+
+
+# The threat model: a line is worth what shows it.
+
+TEST = re.compile(r"\[(test_\w+)\]\(\.\./(tests/[\w/]+\.py)\)")
+
+
+def test_every_threat_is_answered_by_tests_that_exist(repository: Path) -> None:
+    text = (repository / "docs/threat-model.md").read_text()
+    rows = [line for line in text[text.index("## Boundaries") :].splitlines() if line.startswith("| ")]
+    threats = [row for row in rows if not row.startswith("| Threat")]
+    assert len(threats) > 40
+    assert [row for row in threats if not TEST.search(row.rsplit("|", 2)[-2])] == []
+    lost = [f"{file}: {name}" for name, file in TEST.findall(text) if not defined(repository / file, name)]
+    assert lost == []
+    assert len(TEST.findall(text)) == text.count("[test_")

@@ -2,7 +2,7 @@
 
     config.json   the OCI runtime spec           rootfs/    mount point of the root file system
     plan.json     cgroup and log path            task.json  pids, once the create is complete
-    pid ctl attach winsz oom oci.log             conmon's and the runtime's files
+    lower/ volumes/  idmapped mounts             pid ctl attach winsz oom oci.log   conmon's and the runtime's files
 
 Nothing here is removed recursively: a root file system that could not be unmounted keeps its bundle, never loses
 its content.
@@ -18,16 +18,17 @@ import msgspec
 from msgspec import Struct
 
 from ropewalk import ids
-from ropewalk.errors import NotFound
+from ropewalk.errors import Invalid, NotFound
 from ropewalk.linux import mount, paths, process
-from ropewalk.runtimes.drivers import command
+from ropewalk.runtimes.drivers import command, idmap
 from ropewalk.runtimes.handler import Task
 from ropewalk.storage import snapshotter
 
 
 class Record(Struct, frozen=True):
-    """plan.json: what undo, update and log rotation need beside the id."""
+    """plan.json: what undo, update and log rotation need beside the id. `runtime`: whose container it is."""
 
+    runtime: str = ""
     cgroup: str = ""
     log_path: str = ""
 
@@ -43,18 +44,25 @@ class Bundle:
         return os.path.join(self.directory, name)
 
     def make(self, record: Record) -> None:
-        """The directories and plan.json. Mode 0711: an unprivileged runtime process may pass through to rootfs."""
+        """The directories and plan.json. Other users of the node do not get to rootfs, where setuid programs of images
+        are (CVE-2021-41103)."""
+        os.makedirs(self.directory, mode=0o700, exist_ok=True)
         os.makedirs(self.rootfs, mode=0o711, exist_ok=True)
         paths.write_atomic(self.path("plan.json"), msgspec.json.encode(record), 0o600)
 
-    def mount(self, mounts: list[snapshotter.Mount], *, apart: bool) -> None:
+    def mount(self, mounts: list[snapshotter.Mount], *, apart: bool, userns: str = "") -> None:
         """Mount the root file system. `apart`: on a mount of its own that is private, because the state directory
-        propagates: without that, every namespace that receives its mounts would keep a copy."""
+        propagates: without that, every namespace that receives its mounts would keep a copy. `userns`: pin of the user
+        namespace whose ids it has (idmap.py)."""
         if apart:
             mount.bind(self.directory, self.directory)
             mount.make_private(self.directory)
+        if userns:
+            os.chmod(self.directory, 0o711)  # the pod's root is another user of the node, and passes through
         for one in mounts:
-            if one.type == "overlay":
+            if userns:
+                idmap.mount_rootfs(one, self.rootfs, self.path("lower"), userns)
+            elif one.type == "overlay":
                 mount.overlay(
                     self.rootfs, layers=one.layers, upper=one.upper, work=one.work, options=tuple(one.options)
                 )
@@ -106,17 +114,34 @@ class Bundle:
     def remove(self) -> None:
         """Unmount and remove; idempotent. OSError EBUSY if something is still mounted."""
         mount.umount_all(self.rootfs)
+        idmap.remove(self.path("lower"), self.path("volumes"))
         mount.umount_all(self.directory)
         try:
             names = os.listdir(self.directory)
         except FileNotFoundError:
             return
         for name in names:
-            if name != "rootfs":
+            if name not in ("rootfs", "lower", "volumes"):
                 os.unlink(self.path(name))
         with contextlib.suppress(FileNotFoundError):
             os.rmdir(self.rootfs)
         os.rmdir(self.directory)
+
+
+KERNELS = ("dev", "proc", "sys")
+
+
+def check_rootfs(rootfs: str) -> None:
+    """Invalid if a directory that runtimes fill before they enter the root file system is a link: runc 1.1 and crun 1.8
+    follow one at /dev, as root on the node (CVE-2026-41579, CVE-2026-47766). Nothing runs in it yet, so what is seen
+    here stays."""
+    for name in KERNELS:
+        path = os.path.join(rootfs, name)
+        if os.path.islink(path):
+            raise Invalid(
+                f"/{name} of the image is a link to {os.readlink(path)[:200]!r}",
+                hint="it must be a directory, or not be there: runtimes make files in it",
+            )
 
 
 def is_propagating(directory: str) -> bool:

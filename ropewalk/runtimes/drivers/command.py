@@ -31,6 +31,8 @@ EXPLANATIONS = (
     ("no space left", Kind.EXHAUSTED, "free space in the state directory and in the snapshotter's"),
     ("does not exist", Kind.NOT_FOUND, ""),
     ("is not running", Kind.STATE, ""),
+    ("stopped container", Kind.STATE, ""),
+    ("already dead", Kind.STATE, ""),
     ("cgroups in hybrid mode", Kind.UNSUPPORTED, "mount the v1 hugetlb controller, or boot with cgroup v2 only"),
     ("unknown version specified", Kind.UNSUPPORTED, "the runtime is older than the bundle's ociVersion: upgrade it"),
 )

@@ -1,7 +1,8 @@
 """Running a command inside a container and collecting its output (ExecSync): the runtime is run directly, no monitor.
 
 It returns when the command exits, not when its pipes end: what it left in the background keeps running and gets
-SIGPIPE if it writes on.
+SIGPIPE if it writes on. A runtime that copies the streams itself (runc) would wait for their end, so it is told to
+detach: it gives the streams away and ends, and the command is ours (linux/orphans.py).
 
 A command that must be ended may have forked, changed sessions and been re-parented to the container's init, where
 neither parents nor sessions name it any more. So what it starts carries a *mark*: the soft RLIMIT_RTTIME (setrlimit(2):
@@ -45,14 +46,20 @@ async def run(
     *,
     timeout: float,
     limit: int,
+    pid_file: str = "",
 ) -> ExecResult:
-    """`description`: the OCI process object; `path`: the container's cgroup. See Handler.exec."""
+    """`description`: the OCI process object; `path`: the container's cgroup; `pid_file`: for a runtime that must
+    detach, a path of its own. See Handler.exec."""
     mark = new_mark()
     with contextlib.ExitStack() as stack:
-        log, child, outputs = _start(runtime, id, marked(description, mark), limit, stack)
+        log, child, outputs = _start(runtime, id, marked(description, mark), limit, stack, pid_file)
         try:
             async with asyncio.timeout(timeout or None):
                 code = await child.wait()
+                if pid_file and not code:
+                    child = _adopt(pid_file, description)
+                    code = await child.wait()
+                    code = code if code >= 0 else 128 - code
         except (TimeoutError, asyncio.CancelledError) as error:
             await asyncio.shield(asyncio.ensure_future(end(cgroups, path, child, mark)))
             if isinstance(error, asyncio.CancelledError):
@@ -68,12 +75,22 @@ async def run(
 
 
 def _start(
-    runtime: command.Command, id: str, description: dict[str, Any], limit: int, stack: contextlib.ExitStack
+    runtime: command.Command,
+    id: str,
+    description: dict[str, Any],
+    limit: int,
+    stack: contextlib.ExitStack,
+    pid_file: str,
 ) -> tuple[int, spawn.Process, list[spawn.Output]]:
     """The runtime's log, its process, and the readers of both streams; `stack` closes what is ours."""
     log = stack.enter_context(memory_file("oci-log"))
     specification = stack.enter_context(memory_file("oci-process", build.encode(description)))
-    argv = [*runtime.prefix(f"/proc/self/fd/{command.LOG_FD}"), "exec", "--process", f"/proc/self/fd/{PROCESS_FD}", id]
+    argv = [*runtime.prefix(f"/proc/self/fd/{command.LOG_FD}"), "exec", "--process", f"/proc/self/fd/{PROCESS_FD}"]
+    if pid_file:
+        argv += ["--detach", "--pid-file", pid_file]
+        stack.enter_context(spawn.expecting_orphan())
+        stack.callback(_forget, pid_file)
+    argv.append(id)
     outputs = [spawn.Output(limit) for _ in range(2)]
     for output in outputs:
         stack.callback(output.close)
@@ -87,6 +104,16 @@ def _start(
     for output in outputs:
         output.started()
     return log, child, outputs
+
+
+def _adopt(pid_file: str, description: dict[str, Any]) -> spawn.Process:
+    with open(pid_file, encoding="ascii") as file:
+        return spawn.adopt(int(file.read()), description["args"])
+
+
+def _forget(pid_file: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(pid_file)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ import contextlib
 import errno
 import logging
 import os
+import secrets
 import signal
 import time
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from ropewalk import ids, steps
 from ropewalk.errors import Kind, RopewalkError, WrongState
 from ropewalk.linux import process
 from ropewalk.runtimes import handler
-from ropewalk.runtimes.drivers import bundle, command, execution, init, unwitnessed
+from ropewalk.runtimes.drivers import bundle, command, execution, idmap, init, unwitnessed
 from ropewalk.runtimes.handler import ContainerPlan, ExecResult, Exit, Node, Observation, Task
 from ropewalk.runtimes.monitors import conmon, logfile, monitor
 from ropewalk.runtimes.oci import build
@@ -35,6 +36,7 @@ from ropewalk.spec.pod import LinuxContainerResources
 log = logging.getLogger(__name__)
 
 START_SECONDS = 60.0
+SETTLE_SECONDS = 10.0  # for the probe that a daemon begins with
 GONE_SECONDS = 1.0  # the runtime has this long to notice that the process is gone
 DELETE_SECONDS = 20.0
 FLUSH_SECONDS = 5.0  # a monitor whose container is dead has this long to write the rest of the log
@@ -45,6 +47,8 @@ LOST = 255  # contract 6.1: the exit code of a container whose end nobody saw
 
 class Driver(handler.Handler):
     """See the module's essay. `program`: the runtime, a path or a name in PATH; `catatonit` likewise."""
+
+    exec_detaches = False  # without --detach its exec would wait for the ends of the streams
 
     def __init__(self, program: str, watcher: str, node: Node, *, catatonit: str = "catatonit") -> None:
         self.node = node
@@ -61,22 +65,30 @@ class Driver(handler.Handler):
         self.monitor = conmon.Conmon(watcher, exits=exits, sockets=self.sockets, cgroups=self.cgroups)
         self.probing: set[str] = set()  # ids of probes under way, which no row owns
         self.began = time.time()
+        self.settled = asyncio.Event()  # the first probe has ended
 
     def _bundle(self, id: str) -> bundle.Bundle:
         return bundle.Bundle(os.path.join(self.containers, id))
+
+    async def settle(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_SECONDS):
+                await self.settled.wait()
 
     # Making
 
     async def create(self, plan: ContainerPlan) -> Task:
         own = self._bundle(plan.id)
         with explained(plan.id):
-            own.make(bundle.Record(cgroup=plan.cgroup, log_path=plan.log_path))
+            own.make(bundle.Record(runtime=self.name, cgroup=plan.cgroup, log_path=plan.log_path))
             steps.checkpoint("bundle:made")
-            own.mount(plan.rootfs, apart=self.apart)
+            own.mount(plan.rootfs, apart=self.apart, userns=plan.userns)
+            bundle.check_rootfs(own.rootfs)
+            spec = idmap.mount_volumes(plan.spec, own.path("volumes"), plan.userns)
             steps.checkpoint("bundle:mounted")
             if plan.log_path:
                 logfile.prepare(plan.log_path)
-            own.write(encode(self.adapt(plan.spec), own.rootfs))
+            own.write(encode(self.adapt(spec), own.rootfs))
             steps.checkpoint("bundle:written")
             launch = monitor.Launch(
                 id=plan.id,
@@ -107,7 +119,7 @@ class Driver(handler.Handler):
     async def create_init(self, pod_id: str, spec: dict[str, Any], cgroup: str) -> Task:
         own = self._bundle(pod_id)
         with explained(pod_id):
-            own.make(bundle.Record(cgroup=cgroup))
+            own.make(bundle.Record(runtime=self.name, cgroup=cgroup))
             steps.checkpoint("bundle:made")
             own.write(encode(spec, init.ensure_rootfs(self.node.state, self.catatonit)))
             steps.checkpoint("init:written")
@@ -198,8 +210,12 @@ class Driver(handler.Handler):
     # Working inside
 
     async def exec(self, id: str, task: Task, process: dict[str, Any], *, timeout: float, limit: int) -> ExecResult:
-        path = self._bundle(id).read_record().cgroup
-        return await execution.run(self.command, self.cgroups, id, path, process, timeout=timeout, limit=limit)
+        own = self._bundle(id)
+        path = own.read_record().cgroup
+        pid_file = own.path(f"exec-{secrets.token_hex(8)}.pid") if self.exec_detaches else ""
+        return await execution.run(
+            self.command, self.cgroups, id, path, process, timeout=timeout, limit=limit, pid_file=pid_file
+        )
 
     def spec(self, id: str) -> dict[str, Any]:
         return self._bundle(id).read_config()
@@ -288,10 +304,14 @@ class Driver(handler.Handler):
         """Ids that the runtime has state of; names with a dot are its own (crun's .cache)."""
         return [name for name in os.listdir(self.root) if not name.startswith(".")]
 
+    def _may_sweep(self, id: str) -> bool:
+        """Bundles and exit files lie beside those of the other runtimes; what says nothing is anybody's."""
+        return self._bundle(id).read_record().runtime in ("", self.name)
+
     async def sweep(self, owned: set[str]) -> list[str]:
         """`owned`: ids of containers, and of pods that have an init, at this moment: creates may be under way."""
-        present = {*os.listdir(self.containers), *self._states(), *self.monitor.exited()}
-        found = sorted(present - owned - self.probing)
+        present = {id for id in (*os.listdir(self.containers), *self.monitor.exited()) if self._may_sweep(id)}
+        found = sorted(present.union(self._states()) - owned - self.probing)
         for id in found:
             await self.delete(id, "")
         for name in os.listdir(self.sockets):

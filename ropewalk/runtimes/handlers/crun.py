@@ -22,7 +22,7 @@ class Handler(oci.Driver):
     """Namespaces, cgroups, capabilities and seccomp around an ordinary process of this kernel."""
 
     name = "crun"
-    capabilities = Capabilities(recursive_read_only=True)  # crun 1.4; the probe tries it
+    capabilities = Capabilities()
 
     def __init__(self, config: Config, node: Node) -> None:
         super().__init__(config.path, config.monitor, node, catatonit=config.init)

@@ -33,6 +33,7 @@ from ropewalk.runtimes.oci import (
     seccomp,
     security,
     signals,
+    usernamespace,
     users,
     validate,
 )
@@ -63,6 +64,7 @@ class Inputs(Struct, frozen=True, kw_only=True):
     group: bytes = b""
     namespaces: dict[str, str] = field(default_factory=dict)  # OCI type -> path to join: network ipc uts pid user
     files: dict[str, str] = field(default_factory=dict)  # path in the container -> host path: /etc/hosts, /dev/shm, …
+    files_locked: list[str] = field(default_factory=list)  # ResolvedMount.locked of these
     cgroup_path: str = ""
     mounts: list[ResolvedMount] = field(default_factory=list)
     devices: list[HostDevice] = field(default_factory=list)  # as requested
@@ -86,6 +88,8 @@ def build(inputs: Inputs) -> Built:
     """Everything decided about a container. Raises Invalid or Unsupported, naming field and value."""
     validate.validate_container(inputs.pod, inputs.container)
     user = users.resolve(inputs.container.security, inputs.image, inputs.passwd, inputs.group)
+    maps = usernamespace.of_pod(inputs.pod)
+    usernamespace.check_user(user, maps)
     propagation = mounts.rootfs_propagation(inputs.mounts)
     readonly = inputs.container.security.readonly_rootfs
     spec: dict[str, Any] = {
@@ -98,6 +102,8 @@ def build(inputs: Inputs) -> Built:
             readonly_rootfs=readonly,
             privileged=inputs.container.security.privileged,
             facts=inputs.node,
+            users=maps,
+            files_locked=inputs.files_locked,
         ),
         "annotations": runtime_annotations.of_container(
             inputs.pod, inputs.container, sandbox_id=inputs.pod_id, allow=inputs.annotations
@@ -125,8 +131,10 @@ def init_spec(
     bundle, or absolute.
     """
     context = pod.linux.security_context
-    uid = INIT_USER if context.run_as_user is None else context.run_as_user
-    gid = (INIT_USER if uid == INIT_USER else 0) if context.run_as_group is None else context.run_as_group
+    maps = usernamespace.of_pod(pod)
+    nobody = INIT_USER if maps is None else min(INIT_USER, maps.uids.length - 1, maps.gids.length - 1)
+    uid = nobody if context.run_as_user is None else context.run_as_user
+    gid = (nobody if uid == nobody else 0) if context.run_as_group is None else context.run_as_group
     score = LinuxContainerResources(oom_score_adj=INIT_OOM_SCORE)
     return {
         "ociVersion": VERSION,
@@ -161,6 +169,7 @@ def init_spec(
             "resources": {"cpu": {"shares": INIT_CPU_SHARES}, "devices": devices.rules([], privileged=False)},
             "maskedPaths": ["/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/firmware"],
             "readonlyPaths": ["/proc/sys", "/proc/sysrq-trigger"],
+            **({} if maps is None else usernamespace.mappings(maps)),
         },
     }
 
@@ -240,6 +249,9 @@ def _linux(inputs: Inputs, propagation: str) -> dict[str, Any]:
     }
     if propagation:
         linux["rootfsPropagation"] = propagation
+    maps = usernamespace.of_pod(inputs.pod)
+    if maps is not None:
+        linux |= usernamespace.mappings(maps)
     if filter is not None:
         linux["seccomp"] = filter
     return {name: value for name, value in linux.items() if value or name == "namespaces"}

@@ -22,7 +22,6 @@ class NodeFacts(Struct, frozen=True, kw_only=True):
     hugepage_sizes: frozenset[str] = frozenset()  # "2MB", "1GB"; empty: no hugetlb controller
     swap: bool = True  # memory.swap.max or memory.memsw.limit_in_bytes exists
     recursive_read_only: bool = False  # the handler knows "rro" (runtime features mountOptions) and Linux >= 5.12
-    user_namespaces: bool = False
     apparmor: bool = False
     apparmor_default: str = ""  # name of the loaded default profile
     apparmor_profiles: frozenset[str] = frozenset()  # loaded ones, /sys/kernel/security/apparmor/profiles
@@ -35,6 +34,7 @@ class ResolvedMount(Struct, frozen=True):
     mount: Mount
     source: str  # realpath of mount.host_path; it exists
     propagation: str = ""  # of the mount that `source` lies on: "shared", "slave", "private"; "": not looked up
+    locked: list[str] = field(default_factory=list)  # options of that mount which a user namespace cannot take away
 
 
 class HostDevice(Struct, frozen=True):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ropewalk import errors
+from ropewalk.runtimes.oci import usernamespace
 from ropewalk.runtimes.oci.facts import NodeFacts, ResolvedMount
 from ropewalk.spec.container import Mount, MountPropagation
 
@@ -33,6 +34,7 @@ OPTIONS = {
     "nostrictatime": "strictatime",
 }
 _SHM = "/dev/shm"
+TTY_GROUP = 5
 
 
 def build(
@@ -42,12 +44,18 @@ def build(
     readonly_rootfs: bool,
     privileged: bool,
     facts: NodeFacts,
+    users: usernamespace.Maps | None = None,
+    files_locked: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Everything, parents before children. A requested mount replaces a default at its place; one at /dev replaces
-    all below it too."""
-    wanted = [_bind(resolved, facts) for resolved in requested]
+    all below it too. `users`: of the pod's user namespace; `files_locked`: ResolvedMount.locked of the files'."""
+    wanted = [_bind(resolved, facts, users) for resolved in requested]
     taken = {mount["destination"] for mount in wanted}
-    defaults = [*_kernel(privileged=privileged), *_files(files, readonly_rootfs=readonly_rootfs)]
+    locked = files_locked if users is not None else ()
+    defaults = [
+        *_kernel(privileged=privileged, users=users),
+        *_files(files, readonly_rootfs=readonly_rootfs, locked=locked),
+    ]
     kept = [
         mount
         for mount in defaults
@@ -96,10 +104,6 @@ def check_supported(mount: Mount, facts: NodeFacts) -> None:
             f"RROUnsupported: the mount at {where} wants recursive_read_only",
             hint="the pod's runtime handler does not offer it: use readonly, or another handler",
         )
-    if mount.uidMappings or mount.gidMappings:
-        raise errors.Unsupported(
-            f"the mount at {where} has uidMappings or gidMappings", hint="idmapped mounts are not built yet"
-        )
 
 
 def destination(mount: Mount) -> str:
@@ -136,7 +140,7 @@ def _check_option(option: str, mount: Mount, where: str) -> None:
         )
 
 
-def _bind(resolved: ResolvedMount, facts: NodeFacts) -> dict[str, Any]:
+def _bind(resolved: ResolvedMount, facts: NodeFacts, users: usernamespace.Maps | None) -> dict[str, Any]:
     mount = resolved.mount
     check(mount)
     check_supported(mount, facts)
@@ -147,8 +151,21 @@ def _bind(resolved: ResolvedMount, facts: NodeFacts) -> dict[str, Any]:
     for option in mount.mount_options:
         if option in OPTIONS:  # ro and rw were found to agree with readonly
             extra = [other for other in extra if other not in (option, OPTIONS[option])] + [option]
+    if users is not None:
+        _check_propagation(mount, where)
+        extra += [option for option in resolved.locked if option not in (*extra, access)]
     options = ["rbind", PROPAGATION[mount.propagation], access, *extra]
-    return {"destination": where, "type": "bind", "source": resolved.source, "options": options}
+    mapped = usernamespace.of_mount(mount, where, users)
+    return {"destination": where, "type": "bind", "source": resolved.source, "options": options, **mapped}
+
+
+def _check_propagation(mount: Mount, where: str) -> None:
+    """Mounts of a less privileged namespace never reach the node (mount_namespaces(7))."""
+    if mount.propagation is MountPropagation.BIDIRECTIONAL:
+        raise errors.Invalid(
+            f"the mount at {where} has propagation BIDIRECTIONAL, and its pod has a user namespace",
+            hint="HOST_TO_CONTAINER is possible",
+        )
 
 
 def _check_source(resolved: ResolvedMount, where: str) -> None:
@@ -166,9 +183,10 @@ def _check_source(resolved: ResolvedMount, where: str) -> None:
         )
 
 
-def _kernel(*, privileged: bool) -> list[dict[str, Any]]:
+def _kernel(*, privileged: bool, users: usernamespace.Maps | None) -> list[dict[str, Any]]:
     """File systems that the kernel makes. A privileged container may write /sys and its cgroups."""
     access = "rw" if privileged else "ro"
+    terminals = ["gid=5"] if users is None or users.has_gid(TTY_GROUP) else []
 
     def mount(destination: str, type: str, *options: str) -> dict[str, Any]:
         return {"destination": destination, "type": type, "source": type, "options": list(options)}
@@ -176,18 +194,18 @@ def _kernel(*, privileged: bool) -> list[dict[str, Any]]:
     return [
         mount("/proc", "proc", "nosuid", "noexec", "nodev"),
         mount("/dev", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
-        mount("/dev/pts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
+        mount("/dev/pts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", *terminals),
         mount("/dev/mqueue", "mqueue", "nosuid", "noexec", "nodev"),
         mount("/sys", "sysfs", "nosuid", "noexec", "nodev", access),
         mount("/sys/fs/cgroup", "cgroup", "nosuid", "noexec", "nodev", "relatime", access),
     ]
 
 
-def _files(files: Mapping[str, str], *, readonly_rootfs: bool) -> list[dict[str, Any]]:
+def _files(files: Mapping[str, str], *, readonly_rootfs: bool, locked: Sequence[str]) -> list[dict[str, Any]]:
     """The pod's /etc/hostname, /etc/hosts, /etc/resolv.conf, /dev/shm."""
     mounts: list[dict[str, Any]] = []
     for path, source in files.items():
-        access = ["rw", "nosuid", "nodev", "noexec"] if path == _SHM else ["ro" if readonly_rootfs else "rw"]
+        access = ["rw", "nosuid", "nodev", "noexec"] if path == _SHM else ["ro" if readonly_rootfs else "rw", *locked]
         mounts.append(
             {"destination": path, "type": "bind", "source": source, "options": ["rbind", "rprivate", *access]}
         )

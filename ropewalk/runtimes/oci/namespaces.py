@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ropewalk import errors
+from ropewalk.runtimes.oci import usernamespace
 from ropewalk.runtimes.oci.facts import NodeFacts
 from ropewalk.spec.container import ContainerSpec
 from ropewalk.spec.pod import NamespaceMode, PodSpec
@@ -51,7 +52,7 @@ def check_pod(pod: PodSpec, *, user_namespaces: bool) -> None:
             raise errors.Invalid(f"namespace_options.{kind} is {mode.name}", hint="POD or NODE is needed")
     if options.pid is NamespaceMode.TARGET:
         raise errors.Invalid("namespace_options.pid of the pod is TARGET", hint="only a container can have a target")
-    _check_user(pod, user_namespaces=user_namespaces)
+    usernamespace.check_pod(pod, offered=user_namespaces)
 
 
 def check_container(pod: PodSpec, container: ContainerSpec) -> None:
@@ -86,27 +87,3 @@ def _joined(type: str, paths: Mapping[str, str]) -> dict[str, str]:
             f"the pod has no {type} namespace to join", hint="this is a defect: please report it"
         )
     return {"type": type, "path": path}
-
-
-def _check_user(pod: PodSpec, *, user_namespaces: bool) -> None:
-    """Exactly one mapping of each kind that covers id 0, or none for NODE (contract 6.3)."""
-    options = pod.namespaces.userns_options
-    if options is None:
-        return
-    if options.mode is NamespaceMode.NODE:
-        if options.uids or options.gids:
-            raise errors.Invalid("userns_options.mode is NODE with mappings", hint="leave uids and gids empty")
-        return
-    if options.mode is not NamespaceMode.POD:
-        raise errors.Invalid(f"userns_options.mode is {options.mode.name}", hint="POD or NODE is needed")
-    for kind, mappings in (("uids", options.uids), ("gids", options.gids)):
-        if len(mappings) != 1 or mappings[0].length < 1 or mappings[0].container_id != 0 or mappings[0].host_id < 0:
-            raise errors.Invalid(
-                f"userns_options.{kind} has {len(mappings)} mappings: "
-                + str([(one.container_id, one.host_id, one.length) for one in mappings[:4]]),
-                hint="one mapping (container_id, host_id, length) that begins at container id 0 is needed",
-            )
-    if not user_namespaces:
-        raise errors.Unsupported(
-            "userns_options asks for a user namespace", hint="this handler does not offer them: set hostUsers"
-        )

@@ -16,6 +16,7 @@ from ropewalk.runtimes.oci.facts import HostDevice, ResolvedMount
 from ropewalk.spec.container import Device, Mount, MountPropagation
 
 MAX_DEVICES = 4096
+LOCKED = {"ro": os.ST_RDONLY, "nosuid": os.ST_NOSUID, "nodev": os.ST_NODEV, "noexec": os.ST_NOEXEC}
 # What belongs to the node's own sessions, or is a file system of its own in the container.
 _SKIPPED_TREES = frozenset(("/dev/pts", "/dev/shm", "/dev/fd", "/dev/mqueue", "/dev/.lxc", "/dev/.lxd-mounts"))
 
@@ -24,18 +25,27 @@ def read_mounts(mounts: Sequence[Mount]) -> list[ResolvedMount]:
     """Each mount with its host path's real path. Invalid if that does not exist (the CRI's rule)."""
     resolved: list[ResolvedMount] = []
     for mount in mounts:
-        source = ""
+        source, locked = "", list[str]()
         if mount.image is None:
             try:
                 source = os.path.realpath(mount.host_path, strict=True)
+                locked = read_locked(source)
             except OSError as error:
                 raise errors.Invalid(
                     f"the mount at {mount.container_path} has host_path {mount.host_path!r}: {error.strerror}",
                     hint="make the path on the node",
                 ) from None
         shared = mount.propagation is not MountPropagation.PRIVATE
-        resolved.append(ResolvedMount(mount, source, propagation_of(source, linux_mount.mounts()) if shared else ""))
+        propagation = propagation_of(source, linux_mount.mounts()) if shared else ""
+        resolved.append(ResolvedMount(mount, source, propagation, locked))
     return resolved
+
+
+def read_locked(path: str) -> list[str]:
+    """Options of the mount that `path` lies on. In a mount namespace of less privilege they can only be repeated, never
+    left out (mount_namespaces(7), "locked")."""
+    flags = os.statvfs(path).f_flag
+    return [name for name, bit in LOCKED.items() if flags & bit]
 
 
 def propagation_of(path: str, table: Sequence[linux_mount.MountInfo]) -> str:

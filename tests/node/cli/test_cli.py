@@ -259,8 +259,8 @@ def test_tables_on_a_terminal_and_in_a_pipe(ropewalk: Command) -> None:
 def test_the_node(ropewalk: Command) -> None:
     told = ropewalk.json("info")
     assert (told["runtime"], {c["type"]: c["status"] for c in told["conditions"]}["RuntimeReady"]) == ("ropewalk", True)
-    (crun,) = ropewalk.json("runtimes")
-    assert (crun["name"], crun["works"], crun["default"]) == ("crun", True, True)
+    runtimes = {one["name"]: (one["works"], one["default"]) for one in ropewalk.json("runtimes")}
+    assert runtimes["crun"] == (True, True)
     assert "RuntimeReady" in ropewalk.ok("info")
     assert "crun" in ropewalk.ok("runtimes")
 

@@ -20,6 +20,7 @@ from tests.node.containers import proc
 from tools import workload
 
 RunPod = Callable[..., Coroutine[Any, Any, workload.Pod]]
+pytestmark = pytest.mark.usefixtures("pulled")
 STUBBORN = "trap '' TERM; echo ready; while :; do sleep 0.05; done"
 
 

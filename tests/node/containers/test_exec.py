@@ -17,6 +17,7 @@ from tests.node.containers import proc
 from tools import workload
 
 RunPod = Callable[..., Coroutine[Any, Any, workload.Pod]]
+pytestmark = pytest.mark.usefixtures("pulled")
 
 
 @pytest.fixture

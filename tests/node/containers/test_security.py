@@ -17,6 +17,7 @@ from tests.node.containers import proc
 from tools import images, workload
 
 RunPod = Callable[..., Coroutine[Any, Any, workload.Pod]]
+pytestmark = pytest.mark.usefixtures("pulled")
 UNCONFINED = pod.SecurityProfile(profile_type=pod.ProfileType.UNCONFINED)
 
 

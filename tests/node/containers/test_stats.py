@@ -8,12 +8,15 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from ropewalk.client import cri
 from ropewalk.linux import cgroup
 from tests.node.containers import proc
 from tools import workload
 
 RunPod = Callable[..., Coroutine[Any, Any, workload.Pod]]
+pytestmark = pytest.mark.usefixtures("pulled")
 VISIBLE = 15.0  # seconds
 TEN_MB = 10_000_000
 

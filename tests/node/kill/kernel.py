@@ -16,7 +16,8 @@ from ropewalk.linux import process
 from tools import node as nodes
 from tools import trace
 
-DIRECTORIES = ("state/pods", "state/containers", "state/crun", "state/exits", "state/consoles", "root/tmp")
+STATE = ("pods", "containers", "crun", "runc", "exits", "consoles")
+DIRECTORIES = (*(f"state/{name}" for name in STATE), "root/tmp")
 
 
 def lines(node: nodes.Node) -> set[str]:
@@ -78,8 +79,7 @@ def processes(node: nodes.Node) -> Iterator[str]:
         if stat.parent == daemon and argv and b"python" in argv[0]:
             continue
         if any(mark in text for text in texts(pid) for mark in marks):
-            command = b" ".join(argv).decode(errors="replace")[:200]
-            yield f"process {pid} {command}"
+            yield f"process {pid} since {stat.start}"
 
 
 def texts(pid: int) -> Iterator[bytes]:
@@ -104,7 +104,18 @@ def files(node: nodes.Node) -> Iterator[str]:
 def missing_and_added(before: set[str], after: set[str]) -> list[str]:
     """What was being freed before is not missed."""
     before = {line for line in before if "/trash/" not in line}
-    return sorted(f"- {line}" for line in before - after) + sorted(f"+ {line}" for line in after - before)
+    return sorted(f"- {line}" for line in before - after) + sorted(f"+ {line}{said(line)}" for line in after - before)
+
+
+def said(line: str) -> str:
+    """What a process is; its arguments change with each exec."""
+    if not line.startswith("process "):
+        return ""
+    return b" ".join([b":", *process.command_line(pid_in(line))]).decode(errors="replace")[:250]
+
+
+def pid_in(line: str) -> int:
+    return int(line.split()[1])
 
 
 def until(difference: Callable[[], list[str]], *, patience: float = 10.0) -> None:

@@ -97,15 +97,21 @@ class Node(nodes.Node):
         await self.start()
 
     def has(self) -> set[str]:
-        """What the kernel has of this node."""
-        return kernel.lines(self)
+        """What the kernel has of this node while nothing is under way."""
+        found, last = kernel.lines(self), set[str]()
+        while found != last:
+            time.sleep(0.02)
+            found, last = kernel.lines(self), found
+        return found
 
     def settles(self, before: set[str], *, pod: str = "") -> None:
         """The kernel has again what it had. The control groups of `pod` may stay: its first container made them."""
         own = (f"/pod{pod}", f"/ropewalk-monitors-{pod[:12]}") if pod else ("\0",)
 
         def difference() -> list[str]:
-            return kernel.missing_and_added(before, {a for a in self.has() if a in before or not a.endswith(own)})
+            return kernel.missing_and_added(
+                before, {a for a in kernel.lines(self) if a in before or not a.endswith(own)}
+            )
 
         kernel.until(difference)
 
@@ -113,7 +119,7 @@ class Node(nodes.Node):
         """Of what was added since `before`, nothing stays but files of an ended container."""
 
         def more() -> list[str]:
-            added = [line for line in self.has() - before if container not in line]
+            added = [line for line in kernel.lines(self) - before if container not in line]
             return [line for line in added if not line.startswith(f"file {self.root}/snapshots/")]
 
         kernel.until(more)

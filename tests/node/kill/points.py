@@ -32,7 +32,8 @@ CREATE = done(containers.CREATE, {"task": [*BUNDLE, *MONITOR]})
 STOP = undone(sandboxes.RUN)
 REMOVE = undone(containers.CREATE)
 
-KINDS = ("network", "host", "shared")  # own network and a host port · the node's network · shared PID namespace
+# own network and a host port · the node's network · shared PID namespace · users of its own
+KINDS = ("network", "host", "shared", "users")
 
 
 def pod_spec(node: nodes.Node, kind: str, **fields: Any) -> pod.PodSpec:
@@ -43,6 +44,15 @@ def pod_spec(node: nodes.Node, kind: str, **fields: Any) -> pod.PodSpec:
             security = pod.LinuxSandboxSecurityContext(namespace_options=pod.NamespaceOption(pid=pod.NamespaceMode.POD))
             linux = pod.LinuxPodSandboxConfig(security_context=security)
             return workload.pod_spec(logs=node.logs, linux=linux, **fields)
+        case "users":
+            ids = [pod.IDMapping(host_id=1 << 20, container_id=0, length=65536)]
+            users = pod.UserNamespace(pod.NamespaceMode.POD, ids, ids)
+            options = pod.NamespaceOption(pid=pod.NamespaceMode.CONTAINER, userns_options=users)
+            security = pod.LinuxSandboxSecurityContext(namespace_options=options)
+            linux = pod.LinuxPodSandboxConfig(security_context=security)
+            return workload.pod_spec(logs=node.logs, linux=linux, **fields)
+        case "runc":
+            return workload.pod_spec(logs=node.logs, runtime_handler="runc", **fields)
         case _:
             ports = [pod.PortMapping(container_port=80, host_port=20_000 + int(node.tag, 16) // 2)]
             return workload.pod_spec(logs=node.logs, port_mappings=ports, **fields)

@@ -58,8 +58,7 @@ async def test_create_after_a_timeout_is_the_same_container(node: killable.Node)
             id = await client.create(pod.id, spec, pod.spec)
             found = [one for one in await client.containers() if one.metadata.name == f"c{number}"]
             assert [one.id for one in found] == [id]
-        monitors = [line for line in kernel.processes(node) if "conmon" in line]
-        assert len(monitors) == 10
+        assert len(monitors(node)) == 10
         await pod.remove()
     node.settles(before)
 
@@ -81,10 +80,11 @@ async def test_start_after_a_timeout_runs_once(node: killable.Node) -> None:
             assert (await client.container_status(id)).state is values.ContainerState.RUNNING
 
 
-def monitors(node: killable.Node, state: str) -> list[int]:
-    """This node's monitors in a state of /proc/PID/stat."""
-    pids = [int(line.split()[1]) for line in kernel.processes(node) if "conmon" in line]
-    return [pid for pid in pids if (seen := process.stat(pid)) is not None and seen.state == state]
+def monitors(node: killable.Node, state: str = "") -> list[int]:
+    """This node's monitors, those in a state of /proc/PID/stat if it is given."""
+    pids = [kernel.pid_in(line) for line in kernel.processes(node)]
+    mine = [pid for pid in pids if b"--exit-dir" in process.command_line(pid)]
+    return [pid for pid in mine if (seen := process.stat(pid)) is not None and seen.state in (state or seen.state)]
 
 
 @contextlib.asynccontextmanager

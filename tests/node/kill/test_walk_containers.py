@@ -14,7 +14,7 @@ NODE_CLASS = killable.Node
 NODE_CONFIG = "ready = 0\n"  # [network]: no namespaces in reserve
 
 EXITED = values.ContainerState.EXITED
-KINDS_AND_CREATE = [(kind, point) for kind in points.KINDS for point in points.CREATE]
+KINDS_AND_CREATE = [(kind, point) for kind in (*points.KINDS, "runc") for point in points.CREATE]
 
 
 def spec_of(sandbox: workload.Pod, *command: str) -> container.ContainerSpec:
@@ -28,7 +28,7 @@ async def adopted(client: cri.Client, sandbox: workload.Pod) -> workload.Pod:
     return workload.Pod(client, sandbox.id, sandbox.spec)
 
 
-@pytest.mark.parametrize("kind", points.KINDS)
+@pytest.mark.parametrize("kind", [*points.KINDS, "runc"])
 async def test_the_walk_has_every_point(node: killable.Node, kind: str) -> None:
     async with node.client() as client:
         sandbox = await workload.run_pod(client, points.pod_spec(node, kind))
@@ -101,7 +101,7 @@ async def test_the_undo_of_a_failed_create(node: killable.Node, point: str) -> N
     node.settles(before)
 
 
-@pytest.mark.parametrize("kind", points.KINDS)
+@pytest.mark.parametrize("kind", [*points.KINDS, "runc"])
 @pytest.mark.parametrize("point", points.START)
 async def test_start(node: killable.Node, kind: str, point: str) -> None:
     """Whether or not the process had been started, it runs once, and a repeated StartContainer does no harm."""

@@ -17,6 +17,7 @@ from tools import images, workload
 from tools import node as nodes
 
 BIG = "docker.io/ropewalk/big:latest"  # 48 MiB that do not compress
+pytestmark = pytest.mark.usefixtures("pulled")
 SIZE = 64 << 20
 
 

@@ -15,6 +15,7 @@ from tests.node.containers import proc
 from tools import workload
 
 RunPod = Callable[..., Coroutine[Any, Any, workload.Pod]]
+pytestmark = pytest.mark.usefixtures("pulled")
 POD, CONTAINER, NODE, TARGET = (
     pod.NamespaceMode.POD,
     pod.NamespaceMode.CONTAINER,

@@ -1,4 +1,4 @@
-"""A daemon that only creates one container, and is killed at a given checkpoint: `creator.py STATE POINT < plan`.
+"""A daemon that only creates one container and dies at a checkpoint: `creator.py STATE HANDLER POINT < plan`.
 
 POINT "" lets it come to its end. The plan is JSON; one without a log path and with id "pod" is an init.
 """
@@ -6,6 +6,7 @@ POINT "" lets it come to its end. The plan is JSON; one without a log path and w
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import signal
 import sys
@@ -15,10 +16,9 @@ import msgspec
 from ropewalk import steps
 from ropewalk.linux import cgroup
 from ropewalk.runtimes.handler import ContainerPlan, Node
-from ropewalk.runtimes.handlers import crun
 
 
-async def main(state: str, point: str) -> None:
+async def main(state: str, name: str, point: str) -> None:
     plan = msgspec.json.decode(sys.stdin.buffer.read(), type=ContainerPlan)
 
     def checkpoint(name: str) -> None:
@@ -26,7 +26,8 @@ async def main(state: str, point: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     steps.checkpoint = checkpoint
-    handler = crun.Handler(crun.Config(), Node(state, cgroup.detect()))
+    module = importlib.import_module(f"ropewalk.runtimes.handlers.{name}")
+    handler = module.Handler(module.Config(), Node(state, cgroup.detect()))
     if plan.id == "pod":
         await handler.create_init(plan.id, plan.spec, plan.cgroup)
     else:
@@ -34,4 +35,4 @@ async def main(state: str, point: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2]))
+    asyncio.run(main(*sys.argv[1:4]))

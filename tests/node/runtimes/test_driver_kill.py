@@ -6,16 +6,17 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from ropewalk.errors import RopewalkError
-from ropewalk.runtimes import probes
+from ropewalk.runtimes import trial
+from ropewalk.runtimes.drivers import oci
 from ropewalk.runtimes.handler import ContainerPlan, Task
-from ropewalk.runtimes.handlers import crun
+from ropewalk.runtimes.handlers import crun, runc
 from tests.fakes.boxes import Place, create, run
 
 POINTS = [
@@ -29,6 +30,12 @@ POINTS = [
 ]
 
 
+RUNTIMES: dict[str, Callable[[Place], oci.Driver]] = {
+    "crun": lambda place: crun.Handler(crun.Config(), place.node),
+    "runc": lambda place: runc.Handler(runc.Config(), place.node),
+}
+
+
 @pytest.fixture
 async def place(tmp_path: Path) -> AsyncIterator[Place]:
     place = Place(tmp_path)
@@ -36,24 +43,31 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
     await place.close()
 
 
-async def killed_daemon(place: Place, plan: ContainerPlan, point: str) -> None:
+@pytest.fixture(params=sorted(RUNTIMES))
+def runtime(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+async def killed_daemon(place: Place, runtime: str, plan: ContainerPlan, point: str) -> None:
     """Run a creator that dies at `point`."""
     daemon = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.node.runtimes.creator", place.state, point, stdin=asyncio.subprocess.PIPE
+        *(sys.executable, "-m", "tests.node.runtimes.creator", place.state, runtime, point),
+        stdin=asyncio.subprocess.PIPE,
     )
     await daemon.communicate(msgspec.json.encode(plan))
     assert daemon.returncode == (-signal.SIGKILL if point else 0)
 
 
-def next_daemon(place: Place) -> crun.Handler:
-    return crun.Handler(crun.Config(), place.node)
+def next_daemon(place: Place, runtime: str) -> oci.Driver:
+    return RUNTIMES[runtime](place)
 
 
 @pytest.mark.parametrize("point", POINTS)
-async def test_delete_undoes_a_create_killed_at(place: Place, point: str) -> None:
+async def test_delete_undoes_a_create_killed_at(place: Place, runtime: str, point: str) -> None:
     plan = place.plan("sleep", "100")
-    await killed_daemon(place, plan, point)
-    handler = next_daemon(place)
+    await killed_daemon(place, runtime, plan, point)
+    handler = next_daemon(place, runtime)
     await handler.delete(plan.id, plan.cgroup)
     assert place.found() == []
     await handler.delete(plan.id, plan.cgroup)
@@ -64,37 +78,38 @@ async def test_delete_undoes_a_create_killed_at(place: Place, point: str) -> Non
 
 
 @pytest.mark.parametrize("milliseconds", [0, 1, 2, 3, 4, 5, 6, 8, 10, 15])
-async def test_delete_ends_a_creator_that_runs_on(place: Place, milliseconds: int) -> None:
+async def test_delete_ends_a_creator_that_runs_on(place: Place, runtime: str, milliseconds: int) -> None:
     """End-of-file on the start pipe means "go": conmon and crun work on without a daemon."""
     plan = place.plan("sleep", "100")
-    await killed_daemon(place, plan, "monitor:placed")
+    await killed_daemon(place, runtime, plan, "monitor:placed")
     await asyncio.sleep(milliseconds / 1000)
-    await next_daemon(place).delete(plan.id, plan.cgroup)
+    await next_daemon(place, runtime).delete(plan.id, plan.cgroup)
     assert place.found() == []
     await asyncio.sleep(0.05)  # nothing comes back
     assert place.found() == []
 
 
 @pytest.mark.parametrize("point", ["monitor:spawned", "monitor:created"])
-async def test_sweep_finds_it_without_a_row(place: Place, point: str) -> None:
+async def test_sweep_finds_it_without_a_row(place: Place, runtime: str, point: str) -> None:
     plan = place.plan("sleep", "100")
-    await killed_daemon(place, plan, point)
-    assert await next_daemon(place).sweep(set()) == [plan.id]
+    await killed_daemon(place, runtime, plan, point)
+    assert await next_daemon(place, runtime).sweep(set()) == [plan.id]
     assert place.found() == []
 
 
 @pytest.mark.parametrize("point", ["bundle:made", "init:written", "init:running"])
-async def test_delete_undoes_an_init_killed_at(place: Place, point: str) -> None:
+async def test_delete_undoes_an_init_killed_at(place: Place, runtime: str, point: str) -> None:
     path = f"{place.cgroup}/init"
-    await killed_daemon(place, ContainerPlan(id="pod", pod_id="pod", spec=probes.probe_spec(path), cgroup=path), point)
-    await next_daemon(place).delete("pod", path)
+    init = ContainerPlan(id="pod", pod_id="pod", spec=trial.build_spec(path), cgroup=path)
+    await killed_daemon(place, runtime, init, point)
+    await next_daemon(place, runtime).delete("pod", path)
     assert place.found() == []
 
 
-async def test_a_container_survives_its_daemon(place: Place) -> None:
+async def test_a_container_survives_its_daemon(place: Place, runtime: str) -> None:
     plan = place.plan("sh", "-c", "echo before; sleep 0.2; exit 8")
-    await killed_daemon(place, plan, "")
-    handler = next_daemon(place)
+    await killed_daemon(place, runtime, plan, "")
+    handler = next_daemon(place, runtime)
     task = msgspec.json.decode(Path(place.state, "containers", plan.id, "task.json").read_bytes(), type=dict)
     adopted = Task(**task)
     await handler.start(plan.id, adopted)
@@ -104,8 +119,8 @@ async def test_a_container_survives_its_daemon(place: Place) -> None:
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.002, 0.004, 0.006, 0.008])
-async def test_a_cancelled_create_is_undone(place: Place, delay: float) -> None:
-    handler = next_daemon(place)
+async def test_a_cancelled_create_is_undone(place: Place, runtime: str, delay: float) -> None:
+    handler = next_daemon(place, runtime)
     plan = place.plan("sleep", "100")
     making = asyncio.ensure_future(create(handler, plan))
     await asyncio.sleep(delay)
@@ -115,12 +130,12 @@ async def test_a_cancelled_create_is_undone(place: Place, delay: float) -> None:
     assert place.found() == []
 
 
-@pytest.mark.parametrize("victim", ["conmon", "crun"])
-async def test_a_killed_helper_fails_the_create(place: Place, victim: str) -> None:
+@pytest.mark.parametrize("victim", ["conmon", "runtime"])
+async def test_a_killed_helper_fails_the_create(place: Place, runtime: str, victim: str) -> None:
     """The error comes at once, and the undo leaves nothing."""
     from ropewalk.linux import process
 
-    handler = next_daemon(place)
+    handler = next_daemon(place, runtime)
     plan = place.plan("sleep", "100")
     making = asyncio.ensure_future(create(handler, plan))
     directory = os.path.join(place.state, "containers", plan.id).encode()
@@ -128,16 +143,16 @@ async def test_a_killed_helper_fails_the_create(place: Place, victim: str) -> No
         await asyncio.sleep(0)
         for pid in process.find(directory):
             argv = process.command_line(pid)
-            if argv and os.path.basename(argv[0]) == victim.encode():
+            if argv and os.path.basename(argv[0]).decode() == (runtime if victim == "runtime" else victim):
                 os.kill(pid, signal.SIGKILL)
     assert making.exception() is not None, "it came to its end before it was found"
     await handler.delete(plan.id, plan.cgroup)
     assert place.found() == []
 
 
-async def unread(place: Place) -> tuple[crun.Handler, ContainerPlan, Task]:
+async def unread(place: Place, runtime: str) -> tuple[oci.Driver, ContainerPlan, Task]:
     """A created container whose `start` waits for the process to read, as if that had just died."""
-    handler = next_daemon(place)
+    handler = next_daemon(place, runtime)
     plan = place.plan("sleep", "100")
     task = await handler.create(plan)
     fifo = os.path.join(handler.root, plan.id, "exec.fifo")
@@ -146,31 +161,28 @@ async def unread(place: Place) -> tuple[crun.Handler, ContainerPlan, Task]:
     return handler, plan, task
 
 
-async def test_a_start_whose_process_is_gone_fails(place: Place) -> None:
-    """crun would wait for ever; if it is slow, it finds out itself."""
-    handler, plan, task = await unread(place)
+async def test_a_start_whose_process_is_gone_fails(place: Place, runtime: str) -> None:
+    """crun would wait for ever, and finds out itself if it is slow; runc looks by itself."""
+    handler, plan, task = await unread(place, runtime)
     starting = asyncio.ensure_future(handler.start(plan.id, task))
     await asyncio.sleep(0.05)
     os.kill(task.pid, signal.SIGKILL)
-    with pytest.raises(RopewalkError, match="ended before|is not running"):
+    with pytest.raises(RopewalkError, match=r"ended before|already dead|is not running"):
         await asyncio.wait_for(starting, 5)
     await handler.delete(plan.id, plan.cgroup)
     assert place.found() == []
 
 
-ENDS = (-signal.SIGKILL, 1)  # of `crun start`: killed where it waits, or so slow that it saw the process gone
-
-
 @pytest.mark.parametrize("observed", [True, False])
-async def test_a_killed_daemons_start_does_not_stay(place: Place, *, observed: bool) -> None:
-    handler, plan, task = await unread(place)
-    left = await asyncio.create_subprocess_exec("crun", f"--root={handler.root}", "start", plan.id)
+async def test_a_killed_daemons_start_does_not_stay(place: Place, runtime: str, *, observed: bool) -> None:
+    handler, plan, task = await unread(place, runtime)
+    left = await asyncio.create_subprocess_exec(runtime, f"--root={handler.root}", "start", plan.id)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(left.wait(), 0.1)
     if observed:
         os.kill(task.pid, signal.SIGKILL)
         assert not (await handler.observe(plan.id, task)).started
-        assert await left.wait() in ENDS
+        assert await left.wait() in (-signal.SIGKILL, 1)  # runc notices by itself, too
     await handler.delete(plan.id, plan.cgroup)
-    assert await left.wait() in ENDS
+    assert await left.wait() in (-signal.SIGKILL, 1)  # runc notices by itself, too
     assert place.found() == []

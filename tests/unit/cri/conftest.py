@@ -54,7 +54,7 @@ class Node:
             self.health,
             cast(Any, self.network),
             cast(Any, self.cgroups),
-            config={"stateDir": "/run/ropewalk"},
+            config=lambda: {"stateDir": "/run/ropewalk"},
         )
         runtime = RuntimeService(
             cast(Any, self.sandboxes),

@@ -8,7 +8,6 @@ from typing import Any, cast
 import pytest
 
 from ropewalk.daemon import node
-from ropewalk.runtimes.handler import Capabilities
 
 
 class Cgroups:
@@ -25,12 +24,12 @@ class Cgroups:
 
 
 def test_facts_are_of_this_node(tmp_path: Path) -> None:
-    facts = node.read_facts(cast(Any, Cgroups(tmp_path)), Capabilities(recursive_read_only=True), (1024, 4096))
+    facts = node.read_facts(cast(Any, Cgroups(tmp_path)), (1024, 4096))
     assert facts.cgroup_version == 1
     assert facts.kernel >= (5, 0)
-    assert (facts.hugepage_sizes, facts.swap, facts.recursive_read_only) == (frozenset(), False, True)
+    assert (facts.hugepage_sizes, facts.swap, facts.open_files) == (frozenset(), False, (1024, 4096))
     (tmp_path / "memory.memsw.limit_in_bytes").touch()
-    assert node.read_facts(cast(Any, Cgroups(tmp_path)), Capabilities(), (1, 1)).swap
+    assert node.read_facts(cast(Any, Cgroups(tmp_path)), (1, 1)).swap
 
 
 @pytest.mark.parametrize(("kibibytes", "name"), [(2048, "2MB"), (1048576, "1GB"), (64, "64KB"), (32768, "32MB")])

@@ -132,6 +132,23 @@ def test_configured_references_are_pinned(images: Images) -> None:
     assert not images.record(image(2, "free:1")).pinned
 
 
+def test_other_references_are_pinned_from_now_on(images: Images, reopen: Reopen) -> None:
+    for number, tag in ((1, "pinned:1"), (2, "free:1")):
+        images.record(image(number, tag))
+    with pytest.raises(Invalid):
+        images.pin(["free:1", "UPPER"])
+    assert [found.pinned for found in images.list()] == [True, False]
+    images.pin(["free:1"])
+    assert [found.pinned for found in images.list()] == [False, True]
+    assert [found.pinned for found in reopen().list()] == [True, False], "the configuration of the start decides"
+
+
+def test_a_pin_goes_with_its_tag(images: Images) -> None:
+    images.record(image(1, "pinned:1"))
+    images.record(image(2, "pinned:1"))
+    assert [found.pinned for found in images.list()] == [False, True]
+
+
 @pytest.mark.parametrize(
     ("user", "uid", "name"),
     [

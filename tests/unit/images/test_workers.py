@@ -75,6 +75,65 @@ async def test_jobs_beyond_the_limit_wait(fake: fakes.Registry, pool: workers.Wo
     assert pool.processes == 2
 
 
+async def test_another_limit_holds_from_the_next_jobs_on() -> None:
+    """A lower one ends nobody; a higher one lets those in that wait."""
+    pool = workers.Workers(2)
+    running = 0
+    ends = [asyncio.Event() for _ in range(12)]
+
+    async def job(end: asyncio.Event) -> None:
+        nonlocal running
+        async with pool._turn():
+            running += 1
+            await end.wait()
+            running -= 1
+
+    async def settled() -> int:
+        for _ in range(20):
+            await asyncio.sleep(0)
+        return running
+
+    tasks = [asyncio.create_task(job(end)) for end in ends]
+    assert await settled() == 2
+    pool.resize(4)
+    assert await settled() == 4
+    pool.resize(1)
+    assert await settled() == 4
+    for end, left in zip(ends[:6], (3, 2, 1, 1, 1, 1), strict=True):
+        end.set()
+        assert await settled() == left
+    pool.resize(3)
+    pool.resize(2)
+    pool.resize(5)
+    assert await settled() == 5
+    for end in ends:
+        end.set()
+    await asyncio.gather(*tasks)
+    pool.resize(1)
+    ends = [asyncio.Event() for _ in range(3)]
+    tasks = [asyncio.create_task(job(end)) for end in ends]
+    assert await settled() == 1
+    for end in ends:
+        end.set()
+    await asyncio.gather(*tasks)
+
+
+async def test_hosts_are_read_for_every_job(fake: fakes.Registry, pool: workers.Workers, tmp_path: Path) -> None:
+    """hosts.toml needs no reload: the same worker sees what it says now."""
+    (tmp_path / "example.test").mkdir()
+    file = tmp_path / "example.test/hosts.toml"
+    source = jobs.Source("example.test", "test/image", [str(tmp_path)], stall=5.0)
+    for text, works in (("[", False), (f'server = "http://{fake.host}"\n', True), ("server = 7", False)):
+        file.write_text(text)
+        job = pool.run(jobs.Resolve(source, "1", Platform("linux", "amd64")))
+        if works:
+            assert isinstance(await job, jobs.Resolved)
+        else:
+            with pytest.raises(RopewalkError, match=r"hosts.toml"):
+                await job
+    assert len(processes()) == 1
+
+
 async def test_a_cancelled_job_takes_its_worker_with_it(fake: fakes.Registry, pool: workers.Workers) -> None:
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()

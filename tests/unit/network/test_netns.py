@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
 import pytest
 
 from ropewalk.network import netns
@@ -30,3 +33,21 @@ async def test_names_are_the_instances_own() -> None:
     assert path.startswith("/run/netns/ropewalk-")
     assert len(path.rpartition("-")[2]) == 12
     assert pool.choose() != path
+
+
+async def test_another_number_is_kept_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those too many go at once; those missing are made when it is quiet."""
+    made: list[str] = []
+    removed: list[str] = []
+    monkeypatch.setattr(netns, "_QUIET", 0.0)
+    pool = netns.Namespaces(str(tmp_path), "ropewalk-", ready=3)
+    monkeypatch.setattr(pool, "_make", made.append)
+    monkeypatch.setattr(pool, "remove", removed.append)
+    filling = asyncio.create_task(pool.fill())
+    for wanted, total in ((3, 3), (1, 3), (2, 4)):
+        pool.keep(wanted)
+        async with asyncio.timeout(5):
+            while len(made) < total:
+                await asyncio.sleep(0)
+        assert len(made) - len(removed) == wanted
+    filling.cancel()

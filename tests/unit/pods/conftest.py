@@ -83,7 +83,7 @@ class Daemon:
         )
         wire: Any = network
         self.sandboxes = Sandboxes(
-            pods, self.containers, queues, wire, cgroups, handlers, node=NodeFacts(), instance=name, **place
+            pods, self.containers, queues, wire, cgroups, handlers, Offload(), node=NodeFacts(), instance=name, **place
         )
         self.recovery = Recovery(
             self.sandboxes,

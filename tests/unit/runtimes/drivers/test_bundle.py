@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ropewalk.errors import NotFound
+from ropewalk.errors import Invalid, NotFound
 from ropewalk.linux import mount
 from ropewalk.runtimes.drivers import bundle
 from ropewalk.runtimes.handler import Task
@@ -53,3 +53,15 @@ def test_propagation_is_that_of_the_mount_above(
     ]
     monkeypatch.setattr(mount, "mounts", lambda: lines)
     assert bundle.is_propagating("/run/ropewalk/containers") is expected
+
+
+@pytest.mark.parametrize("name", ["dev", "proc", "sys"])
+@pytest.mark.parametrize("target", ["/", "/etc", "../../..", "absent"])
+def test_links_that_runtimes_would_follow_are_refused(tmp_path: Path, name: str, target: str) -> None:
+    bundle.check_rootfs(str(tmp_path))  # absent is fine
+    (tmp_path / name).symlink_to(target)
+    with pytest.raises(Invalid, match=f"/{name} of the image is a link to '{target}'"):
+        bundle.check_rootfs(str(tmp_path))
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    bundle.check_rootfs(str(tmp_path))

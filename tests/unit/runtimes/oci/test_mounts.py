@@ -151,7 +151,7 @@ def test_what_is_not_built_is_said_with_the_kubelets_words() -> None:
     with pytest.raises(errors.Unsupported) as caught:
         build(Mount(container_path="/a", readonly=True, image=image.ImageSpec("i")))
     assert str(caught.value).startswith("ImageVolumeMountFailed")
-    with pytest.raises(errors.Unsupported, match="uidMappings"):
+    with pytest.raises(errors.Invalid, match="uidMappings"):
         build(bind("/a", uidMappings=[pod.IDMapping(0, 0, 1)]))
 
 

@@ -76,6 +76,8 @@ def test_good_pods(spec: pod.PodSpec) -> None:
         (users(MAP, gids=[]), "userns_options.gids has 0 mappings"),
         (users(pod.IDMapping(65536, 1, 10)), "userns_options.uids has 1 mappings"),
         (users(pod.IDMapping(65536, 0, 0)), "userns_options.uids has 1 mappings"),
+        (users(pod.IDMapping(-1, 0, 10)), "userns_options.uids has 1 mappings"),
+        (users(pod.IDMapping(2**32 - 10, 0, 10)), "userns_options.uids has 1 mappings"),
         (users(MAP, mode=HOST), "mode is NODE with mappings"),
         (users(MAP, mode=CONTAINER), "mode is CONTAINER"),
         (users(MAP, mode=TARGET), "mode is TARGET"),

@@ -1,0 +1,53 @@
+"""A container that holds nothing but an init, for a moment: what probes run."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from typing import Any
+
+from ropewalk.runtimes import handler
+from ropewalk.runtimes.drivers import init, oci
+
+NAMESPACES = ("pid", "mount", "ipc", "uts", "network", "cgroup")
+
+
+@contextlib.asynccontextmanager
+async def running(driver: oci.Driver, spec: dict[str, Any]) -> AsyncIterator[handler.Task]:
+    """A container of the init alone, for as long as this lasts. Its control group is put into the spec."""
+    id = f"probe-{os.urandom(8).hex()}"
+    cgroup = f"/ropewalk-{id}"
+    driver.probing.add(id)
+    try:
+        linux = {**spec["linux"], "cgroupsPath": cgroup}
+        yield await driver.create_init(id, {**spec, "linux": linux}, cgroup)
+    finally:
+        removing = asyncio.ensure_future(driver.delete(id, cgroup))
+        try:
+            await asyncio.shield(removing)
+        except asyncio.CancelledError:  # the daemon ends: nobody else would remove it
+            await removing
+            raise
+        finally:
+            driver.probing.discard(id)
+
+
+def build_spec(cgroup: str = "") -> dict[str, Any]:
+    """An OCI spec with no privileges, a read-only root, and an init that waits for ever."""
+    return {
+        "ociVersion": "1.0.0",
+        "process": {
+            "user": {"uid": 65534, "gid": 65534},
+            "args": [init.PROGRAM, "-P"],
+            "cwd": "/",
+            "noNewPrivileges": True,
+        },
+        "root": {"path": "", "readonly": True},
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "size=64k", "mode=755"]},
+        ],
+        "linux": {"cgroupsPath": cgroup, "namespaces": [{"type": kind} for kind in NAMESPACES]},
+    }
