@@ -47,6 +47,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[guest.Lab]:
 
 @pytest.fixture
 async def client(lab: guest.Lab) -> AsyncIterator[cri.Client]:
+    assert lab.vm.alive(), f"the VM has ended: {lab.vm.said()}"
     async with cri.Client(lab.address) as client:
         yield client
 

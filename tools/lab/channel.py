@@ -120,6 +120,9 @@ class Channel:
             self._socket.sendall(frames.encode(kind, stream, payload))
 
     def open(self, kind: Kind, payload: bytes) -> Stream:
+        """A new stream. Gone if the machine's end of the channel is closed: QEMU has ended."""
+        if not self._reader.is_alive():
+            raise Gone("the VM has ended")
         with self._turn:
             self._last += 1
             stream = self._streams[self._last] = Stream(self, self._last)

@@ -109,6 +109,11 @@ class Machine(channel.Channel):
     def alive(self) -> bool:
         return self.process is None or self.process.poll() is None
 
+    def said(self) -> str:
+        """What QEMU said, and the end of the guest's console."""
+        files = (self.directory / "qemu.log", self.console)
+        return "\n".join(path.read_text(errors="replace")[-3000:] for path in files if path.exists())
+
     def reboot(self) -> None:
         """As an administrator does it: systemd stops every service."""
         with contextlib.suppress(TimeoutError, channel.Gone):
@@ -126,15 +131,13 @@ class Machine(channel.Channel):
         try:
             self.boot_id = self.greet(time.monotonic() + BOOT, other_than=self.boot_id, alive=self.alive)
         except TimeoutError:
-            log = (self.directory / "qemu.log").read_text(errors="replace")
-            console = self.console.read_text(errors="replace") if self.console.exists() else ""
-            raise DidNotBoot(f"the lab VM does not answer:\n{log}\n{console[-3000:]}") from None
+            raise DidNotBoot(f"the lab VM does not answer:\n{self.said()}") from None
 
     def _wait_for(self, path: Path) -> None:
         deadline = time.monotonic() + 20
         while not path.exists():
             if not self.alive() or time.monotonic() > deadline:
-                raise DidNotBoot((self.directory / "qemu.log").read_text(errors="replace"))
+                raise DidNotBoot(self.said())
             time.sleep(0.01)
 
     def _qmp(self, command: str) -> None:
@@ -202,7 +205,11 @@ class Machine(channel.Channel):
         with contextlib.suppress(OSError):
             while True:
                 accepted, _ = listener.accept()
-                stream = self.open(frames.Kind.CONNECT, path.encode())
+                try:
+                    stream = self.open(frames.Kind.CONNECT, path.encode())
+                except (OSError, channel.Gone):  # no VM any more
+                    accepted.close()
+                    continue
                 threading.Thread(target=_relay, args=(accepted, stream), daemon=True).start()
 
 
