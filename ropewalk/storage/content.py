@@ -132,9 +132,13 @@ class Content:
         self._sizes[digest] = size
 
     async def write(self, digest: str, data: bytes) -> None:
-        """Store a small document (a manifest); its digest is checked."""
+        """Store a small document (a manifest); its digest is checked. It ends what it began when its caller leaves,
+        because a worker that is killed would leave half a file."""
         if not self.exists(digest, len(data)):
-            await self._offload.call(blobs.write, self.directory, digest, data, timeout=WRITE_DEADLINE)
+            call = self._offload.call(blobs.write, self.directory, digest, data, timeout=WRITE_DEADLINE)
+            writing = asyncio.ensure_future(call)
+            writing.add_done_callback(lambda done: done.cancelled() or done.exception())
+            await asyncio.shield(writing)
             self._sizes[digest] = len(data)
 
     def read(self, digest: str, limit: int) -> bytes:

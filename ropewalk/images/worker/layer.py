@@ -102,7 +102,7 @@ def _writer(path: str) -> Iterator[Callable[[bytes], object]]:
     if not path:
         yield lambda piece: None
         return
-    with open(path, "wb", buffering=0) as file:
+    with open(os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC), "wb", buffering=0) as file:  # the daemon made it
 
         def write(piece: bytes) -> None:
             left = memoryview(piece)

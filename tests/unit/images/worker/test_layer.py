@@ -31,6 +31,7 @@ def job(tmp_path: Path, made: oci.Layer, *, unpack: bool = True, digest: str = "
     root.mkdir(exist_ok=True)
     digest, diff_id = digest or made.digest, diff_id or made.diff_id
     plan = jobs.LayerPlan(Descriptor(made.media_type, digest, len(made.blob)), diff_id, diff_id)
+    (tmp_path / "ingest").touch()  # as the daemon does
     return jobs.Layer(SOURCE, plan, LIMITS, str(blob), str(tmp_path / "ingest"), str(root) if unpack else "")
 
 
