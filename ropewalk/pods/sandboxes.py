@@ -104,6 +104,7 @@ class Sandboxes:
         left = self._find(identity.pod_key(spec))
         if left is not None:
             await self._forget(left.id)
+        self.pods.flush()  # a removal that a full disk kept in memory: after a kill both pods would have its address
         pod = self._plan(spec, handler)
         try:
             self.pods.add(pod)

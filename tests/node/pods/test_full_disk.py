@@ -101,6 +101,18 @@ async def test_pods_stop_and_go(node: nodes.Node, client: cri.Client, pods: list
     assert (await again.exited(await again.start("main", "true"))).exit_code == 0
 
 
+async def test_a_removal_is_written_before_its_address_is_given_again(
+    node: nodes.Node, client: cri.Client, pods: list[workload.Pod]
+) -> None:
+    with full(node):
+        for sandbox in pods:
+            await sandbox.remove()
+    fresh = await workload.run_pod(client, workload.pod_spec(logs=node.logs))
+    await node.restart()
+    async with node.client() as after:
+        assert [found.id for found in await after.pods()] == [fresh.id]
+
+
 async def test_what_is_new_is_refused_with_its_kind(node: nodes.Node, client: cri.Client) -> None:
     with full(node):
         kinds = set()
