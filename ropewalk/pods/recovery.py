@@ -17,7 +17,7 @@ from collections.abc import Callable
 from ropewalk.errors import RopewalkError
 from ropewalk.linux import cgroup
 from ropewalk.network.network import Network
-from ropewalk.pods import phases
+from ropewalk.pods import phases, placement
 from ropewalk.pods.containers import Containers
 from ropewalk.pods.queues import Queues
 from ropewalk.pods.records import Container, ContainerPhase, Pod, PodPhase
@@ -205,10 +205,11 @@ class Recovery:
         return [f"{base}/{name}" for name in stray]
 
     async def _sweep_cgroups(self, pods: set[str]) -> list[str]:
-        owned = {f"/{self._instance}/pod{id}" for id in pods}
-        present = self._cgroups.list(f"/{self._instance}")
+        """Of pods without a parent, by either driver."""
+        owned = {self._sandboxes.pods[id].cgroup for id in pods}
+        present = [path for root in placement.roots(self._instance) for path in self._cgroups.list(root)]
         stray = [path for path in present if path.count("/") == 2 and path not in owned]
         for path in stray:
             await self._cgroups.kill(path)
-            await self._cgroups.remove(path)
+            await placement.remove(self._cgroups, path)
         return stray

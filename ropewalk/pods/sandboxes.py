@@ -18,7 +18,7 @@ from ropewalk.errors import Kind, RopewalkError
 from ropewalk.linux import cgroup, namespaces, process, userns
 from ropewalk.linux.offload import Offload
 from ropewalk.network.network import Network
-from ropewalk.pods import files, identity, phases
+from ropewalk.pods import files, identity, phases, placement
 from ropewalk.pods.containers import Containers
 from ropewalk.pods.queues import Queues
 from ropewalk.pods.records import Pod, PodPhase
@@ -125,6 +125,7 @@ class Sandboxes:
     def _plan(self, spec: PodSpec, handler: str) -> Pod:
         """The row before the first side effect: every kernel name is chosen here."""
         id = ids.new_id()
+        group = placement.pod_cgroup(spec, id, instance=self._instance, driver=self._cgroups.driver)
         attachment = self._network.plan(id, spec)
         base = f"{files.directory(self._state, id)}/ns"
         pins: dict[str, str] = {}
@@ -134,7 +135,6 @@ class Sandboxes:
             pins |= {"network": attachment.netns, "uts": f"{base}/uts"}
         if spec.namespaces.ipc is not NamespaceMode.NODE:
             pins["ipc"] = f"{base}/ipc"
-        parent = spec.linux.cgroup_parent
         return Pod(
             id=id,
             spec=spec,
@@ -142,8 +142,8 @@ class Sandboxes:
             handler=handler,
             created_at=self._now(),
             boot_id=self._boot_id,
-            cgroup="/" + cgroup.relative("/" + parent) if parent else f"/{self._instance}/pod{id}",
-            own_cgroup=not parent,
+            cgroup=group,
+            own_cgroup=not spec.linux.cgroup_parent,
             namespaces=pins,
             attachment=attachment,
         )
@@ -208,22 +208,17 @@ class Sandboxes:
         if pod.spec.namespaces.pid is not NamespaceMode.POD:
             return
         handler = self._handlers[pod.handler]
-        spec = build.init_spec(
-            pod.spec, id=id, namespaces=pod.namespaces, cgroup_path=self._init_cgroup(pod), node=self._node
-        )
-        task = await handler.create_init(id, spec, self._init_cgroup(pod))
+        group = placement.container_cgroup(pod, id)
+        spec = build.init_spec(pod.spec, id=id, namespaces=pod.namespaces, cgroup_path=group, node=self._node)
+        task = await handler.create_init(id, spec, group)
         self.pods.apply(id, phases.initialised, task)
 
     async def remove_init(self, id: str) -> None:
         pod = self.pods[id]
         self._unwatch(id)
         if pod.spec.namespaces.pid is NamespaceMode.POD:
-            await self._handlers[pod.handler].delete(id, self._init_cgroup(pod))
-        await self._cgroups.remove(pod.cgroup if pod.own_cgroup else identity.monitor_cgroup(pod))
-
-    @staticmethod
-    def _init_cgroup(pod: Pod) -> str:
-        return f"{pod.cgroup}/{pod.id}"
+            await self._handlers[pod.handler].delete(id, placement.container_cgroup(pod, id))
+        await placement.remove(self._cgroups, pod.cgroup if pod.own_cgroup else placement.monitor_cgroup(pod))
 
     # Stop and remove.
 
@@ -331,7 +326,8 @@ class Sandboxes:
             watch.cancel()
         await asyncio.gather(*watches, return_exceptions=True)
         if not len(self.pods):
-            await self._cgroups.remove(f"/{self._instance}")
+            for root in placement.roots(self._instance):
+                await placement.remove(self._cgroups, root)
 
 
 def _kinds(pod: Pod) -> dict[str, str]:

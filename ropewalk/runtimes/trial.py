@@ -8,9 +8,11 @@ import os
 from collections.abc import AsyncIterator
 from typing import Any
 
+from ropewalk.linux import cgroup_systemd
 from ropewalk.runtimes import handler
 from ropewalk.runtimes.drivers import init, oci
 
+SLICE = "/system.slice"  # which every systemd has
 NAMESPACES = ("pid", "mount", "ipc", "uts", "network", "cgroup")
 
 
@@ -18,7 +20,8 @@ NAMESPACES = ("pid", "mount", "ipc", "uts", "network", "cgroup")
 async def running(driver: oci.Driver, spec: dict[str, Any]) -> AsyncIterator[handler.Task]:
     """A container of the init alone, for as long as this lasts. Its control group is put into the spec."""
     id = f"probe-{os.urandom(8).hex()}"
-    cgroup = f"/ropewalk-{id}"
+    systemd = driver.cgroups.driver == cgroup_systemd.SYSTEMD
+    cgroup = cgroup_systemd.scope(SLICE, id) if systemd else f"/ropewalk-{id}"
     driver.probing.add(id)
     try:
         linux = {**spec["linux"], "cgroupsPath": cgroup}
