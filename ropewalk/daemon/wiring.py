@@ -71,7 +71,7 @@ class Daemon:
         self.cgroups = cgroup.detect()
         self.handlers = registry.build(
             config.runtimes,
-            handler.Node(config.state, self.cgroups, config.root),
+            handler.Node(config.state, self.cgroups, config.root, f"/{self.instance}"),
             default=config.default_runtime,
             untrusted=config.untrusted_runtime,
         )
