@@ -14,13 +14,10 @@ import json
 import os
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from ropewalk.linux import libc, namespaces
+from ropewalk.linux import namespaces
 from ropewalk.network import bridged
 from ropewalk.network.attachment import Attachment
 from ropewalk.spec import pod
@@ -151,35 +148,3 @@ class Lab:
             for name in os.listdir(self.pins):
                 namespaces.unpin(f"{self.pins}/{name}")
         namespaces.unpin(self.outside)
-
-
-@pytest.fixture
-def own_namespace() -> Iterator[None]:
-    """The test's thread (the process's first, which /proc/net follows) in a new network namespace."""
-    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        libc.unshare(libc.CLONE_NEWNET)
-        yield
-    finally:
-        libc.setns(before, libc.CLONE_NEWNET)
-        os.close(before)
-
-
-@pytest.fixture
-async def lab(own_namespace: None, tmp_path: Path) -> AsyncIterator[Lab]:
-    made = Lab(tmp_path)
-    made.build()
-    yield made
-    await made.close()
-
-
-@pytest.fixture
-def until() -> Callable[[Callable[[], bool]], Any]:
-    """Wait, with a deadline, for something that the kernel does in the background."""
-
-    async def wait(true: Callable[[], bool], seconds: float = 5.0) -> None:
-        async with asyncio.timeout(seconds):
-            while not true():
-                await asyncio.sleep(0.005)
-
-    return wait
