@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +132,24 @@ def test_package_sources_become_sources_of_sources(tmp_path: Path, monkeypatch: 
     busybox.source_lists(into)
     assert (into / "sources.list").read_text() == "# deb here\ndeb-src [arch=amd64] http://mirror a main\n"
     assert (into / "b.sources").read_text() == "Types: deb-src\nURIs: http://mirror\n"
+
+
+def test_what_critest_asserts_is_asserted_by_our_own_tests(repository: Path) -> None:
+    """Every spec that passes, or that fails for no fault of ours, is in the table of docs/conformance.md, which names
+    tests that exist."""
+    text = (repository / "docs/conformance.md").read_text()
+    rows = [line for line in text[text.index("| Specs |") :].splitlines() if line.startswith("| `")]
+    patterns = [
+        re.escape(name.replace("\\|", "|")).replace("…", ".*")
+        for row in rows
+        for name in re.findall("`([^`]+)`", row.rpartition(" | ")[0])
+    ]
+    names = {
+        name.removeprefix("[k8s.io] ")
+        for name, result in expectation.read_expected(critest.EXPECTED, "crun").items()
+        if result == PASS or "digest" in result.reason
+    }
+    assert [name for name in sorted(names) if not any(re.match(pattern, name) for pattern in patterns)] == []
+    tests = re.findall(r"\[(test_\w+)\]\(\.\./(tests/[\w/]+\.py)\)", text)
+    assert len(tests) > len(rows)
+    assert [name for name, file in tests if f"def {name}(" not in (repository / file).read_text()] == []
