@@ -32,13 +32,14 @@ from ropewalk.images.workers import Workers
 from ropewalk.linux import cgroup, cgroup_systemd, process
 from ropewalk.linux.offload import Offload
 from ropewalk.network.network import Network
+from ropewalk.pods import placement
 from ropewalk.pods.containers import Containers
 from ropewalk.pods.queues import Queues
 from ropewalk.pods.records import Container, Pod
 from ropewalk.pods.recovery import Recovery
 from ropewalk.pods.sandboxes import Sandboxes
 from ropewalk.pods.stats import Stats
-from ropewalk.runtimes import handler
+from ropewalk.runtimes import handler, registry
 from ropewalk.runtimes.health import Health
 from ropewalk.state.database import Database, lock
 from ropewalk.state.store import Table
@@ -69,10 +70,16 @@ class Daemon:
         self._claim = lock(f"{config.state}/lock")  # the root has the database's
         self.database = Database(f"{config.root}/state.db")
         self.cgroups = cgroup.detect()
-        self.cgroups.driver = cgroup_systemd.choose(
+        driver = cgroup_systemd.choose(
             config.cgroup_driver, version=self.cgroups.version, booted=cgroup_systemd.is_booted()
         )
-        self.handlers = build_handlers(config, handler.Node(config.state, self.cgroups, config.root))
+        self.cgroups.driver = driver
+        self.handlers = registry.build(
+            config.runtimes,
+            handler.Node(config.state, self.cgroups, config.root, placement.root(self.instance, driver)),
+            default=config.default_runtime,
+            untrusted=config.untrusted_runtime,
+        )
         self.health = Health(self.handlers)
         self.network = Network(config.network, instance=self.instance, tag=tag, directory=f"{config.root}/cni")
         self._build_storage()
@@ -252,15 +259,6 @@ def make_directories(config: Config) -> None:
             os.chmod(path, mode)
         except OSError as error:
             raise Invalid(f"cannot use the directory {path}: {error.strerror}", hint="are you root?") from error
-
-
-def build_handlers(config: Config, place: handler.Node) -> handler.Handlers:
-    """One handler per file of runtimes/handlers, with its section of the configuration."""
-    made = {}
-    for name in config.runtimes.__struct_fields__:
-        module = importlib.import_module(f"ropewalk.runtimes.handlers.{name}")
-        made[name] = module.Handler(getattr(config.runtimes, name), place)
-    return handler.Handlers(made, config.default_runtime)
 
 
 def build_snapshotter(config: Config, database: Database, offload: Offload) -> DirectorySnapshotter:

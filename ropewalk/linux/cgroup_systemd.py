@@ -69,31 +69,35 @@ def is_scope(path: str) -> bool:
 def parse_slice(parent: str) -> str:
     """The path of the slice that a cgroup parent names: "a-b.slice", or its whole path, as the kubelet gives it.
     Invalid if it is no slice's."""
-    name = unit(parent)
-    if not _SLICE.match(name):
+    own = unit(parent)
+    if not _SLICE.match(own):
         raise errors.Invalid(f"cgroup parent {parent[:200]!r} is not a slice")
-    parts = name.removesuffix(".slice").split("-")
+    parts = own.removesuffix(".slice").split("-")
     path = "".join(f"/{'-'.join(parts[: end + 1])}.slice" for end in range(len(parts)))
     if "/" in parent.strip("/") and path.strip("/") != parent.strip("/"):
-        raise errors.Invalid(f"cgroup parent {parent[:200]!r} is not where systemd has {name}", hint=f"that is {path}")
+        raise errors.Invalid(f"cgroup parent {parent[:200]!r} is not where systemd has {own}", hint=f"that is {path}")
     return path
 
 
-def own_slice(instance: str, name: str = "") -> str:
-    """The path of an instance's slice, or of `name`'s in it. A dash would be a level: two instances share none."""
+def own_slice(instance: str, pod: str = "") -> str:
+    """The path of an instance's slice, or of that of `pod` in it. A dash would be a level: two instances share none."""
     base = instance.replace("-", "_")
-    return f"/{base}.slice" + (f"/{base}-{name}.slice" if name else "")
+    return f"/{base}.slice" + (f"/{base}-{pod}.slice" if pod else "")
 
 
-def scope(parent: str, id: str) -> str:
-    """The path of container `id`'s scope in the slice at `parent`."""
-    return f"{parent}/{PREFIX}-{id}.scope"
+def child(parent: str, id: str) -> str:
+    """The path of container `id`'s cgroup in the one at `parent`: a scope in a slice."""
+    return f"{parent}/{PREFIX}-{id}.scope" if is_slice(parent) else f"{parent}/{id}"
+
+
+def name(path: str) -> str:
+    """The id of the container whose cgroup this is."""
+    return unit(path).removeprefix(f"{PREFIX}-").removesuffix(".scope") if is_scope(path) else unit(path)
 
 
 def runtime_path(path: str) -> str:
     """A scope as OCI runtimes with --systemd-cgroup take it: "slice:prefix:name"."""
-    parent, _, name = path.rpartition("/")
-    return f"{unit(parent)}:{PREFIX}:{name.removeprefix(f'{PREFIX}-').removesuffix('.scope')}"
+    return f"{unit(path.rpartition('/')[0])}:{PREFIX}:{name(path)}"
 
 
 def properties(resources: pod.LinuxContainerResources) -> list[str]:

@@ -34,7 +34,7 @@ def pod_cgroup(spec: PodSpec, id: str, *, instance: str, driver: str) -> str:
 
 def container_cgroup(pod: Pod, id: str) -> str:
     """Of a container, or of the pod's init, whose id is the pod's."""
-    return cgroup_systemd.scope(pod.cgroup, id) if cgroup_systemd.is_slice(pod.cgroup) else f"{pod.cgroup}/{id}"
+    return cgroup_systemd.child(pod.cgroup, id)
 
 
 def monitor_cgroup(pod: Pod) -> str:
@@ -43,9 +43,14 @@ def monitor_cgroup(pod: Pod) -> str:
     return f"{pod.cgroup}/ropewalk-monitors-{pod.id[:12]}"
 
 
+def root(instance: str, driver: str) -> str:
+    """What holds the pods without a parent, and the trials of handlers."""
+    return cgroup_systemd.own_slice(instance) if driver == cgroup_systemd.SYSTEMD else f"/{instance}"
+
+
 def roots(instance: str) -> list[str]:
-    """What holds the pods without a parent, for both drivers."""
-    return [f"/{instance}", cgroup_systemd.own_slice(instance)]
+    """Of both drivers: the setting may have been another one."""
+    return [root(instance, driver) for driver in (cgroup_systemd.CGROUPFS, cgroup_systemd.SYSTEMD)]
 
 
 async def remove(cgroups: cgroup.Cgroups, path: str) -> None:

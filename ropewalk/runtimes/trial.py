@@ -8,24 +8,23 @@ import os
 from collections.abc import AsyncIterator
 from typing import Any
 
-from ropewalk.linux import cgroup_systemd
 from ropewalk.runtimes import handler
 from ropewalk.runtimes.drivers import init, oci
+from ropewalk.spec.pod import PodSpec
 
-SLICE = "/system.slice"  # which every systemd has
 NAMESPACES = ("pid", "mount", "ipc", "uts", "network", "cgroup")
 
 
 @contextlib.asynccontextmanager
 async def running(driver: oci.Driver, spec: dict[str, Any]) -> AsyncIterator[handler.Task]:
     """A container of the init alone, for as long as this lasts. Its control group is put into the spec."""
-    id = f"probe-{os.urandom(8).hex()}"
-    systemd = driver.cgroups.driver == cgroup_systemd.SYSTEMD
-    cgroup = cgroup_systemd.scope(SLICE, id) if systemd else f"/ropewalk-{id}"
+    id = f"{driver.probe_prefix}{os.urandom(8).hex()}"
+    cgroup = driver.probe_cgroup(id)
     driver.probing.add(id)
     try:
         linux = {**spec["linux"], "cgroupsPath": cgroup}
-        yield await driver.create_init(id, {**spec, "linux": linux}, cgroup)
+        plan = handler.PodPlan(id=id, pod=PodSpec(), spec={**spec, "linux": linux}, cgroup=cgroup, parent=cgroup)
+        yield await driver.run_init(plan)
     finally:
         removing = asyncio.ensure_future(driver.delete(id, cgroup))
         try:

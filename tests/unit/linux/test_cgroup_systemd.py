@@ -69,13 +69,16 @@ def test_slices_of_ours() -> None:
         assert cgroup_systemd.parse_slice(cgroup_systemd.unit(path)) == path
 
 
-def test_scopes() -> None:
-    path = cgroup_systemd.scope(POD, ID)
+def test_containers() -> None:
+    path = cgroup_systemd.child(POD, ID)
     assert path == f"{POD}/ropewalk-{ID}.scope"
     assert cgroup_systemd.is_scope(path)
     assert not cgroup_systemd.is_slice(path)
     assert cgroup_systemd.runtime_path(path) == f"kubepods-burstable-pod1_2.slice:ropewalk:{ID}"
-    assert not cgroup_systemd.is_scope(f"/kubepods/pod1/{ID}")
+    plain = cgroup_systemd.child("/kubepods/pod1", ID)
+    assert plain == f"/kubepods/pod1/{ID}"
+    assert not cgroup_systemd.is_scope(plain)
+    assert cgroup_systemd.name(path) == cgroup_systemd.name(plain) == ID
 
 
 @pytest.mark.parametrize(

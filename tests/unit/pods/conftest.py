@@ -19,8 +19,8 @@ from ropewalk.pods.queues import Queues
 from ropewalk.pods.records import Container, Pod
 from ropewalk.pods.recovery import Recovery
 from ropewalk.pods.sandboxes import Sandboxes
-from ropewalk.runtimes.handler import Handlers
 from ropewalk.runtimes.oci.facts import NodeFacts
+from ropewalk.runtimes.registry import Handlers
 from ropewalk.spec.container import ContainerMetadata, ContainerSpec
 from ropewalk.spec.image import ImageConfig, ImageSpec
 from ropewalk.spec.pod import NamespaceMode, PodSandboxMetadata, PodSpec
@@ -48,6 +48,7 @@ class FakeCgroups:
 
     def __init__(self) -> None:
         self.killed: list[str] = []
+        self.present: list[str] = []
 
     async def remove(self, path: str) -> None:
         """Nothing is made, so nothing is left."""
@@ -59,7 +60,7 @@ class FakeCgroups:
         return False
 
     def list(self, prefix: str) -> list[str]:
-        return []
+        return [path for path in self.present if path.startswith(f"{prefix}/")]
 
 
 class Daemon:
@@ -71,7 +72,8 @@ class Daemon:
         records = Table(database, "containers", Container, noun="container")
         queues, network, snapshotter = Queues(), FakeNetwork(world), FakeSnapshotter(world)
         handlers = Handlers({"crun": FakeHandler(world)}, default="crun")
-        cgroups: Any = FakeCgroups()
+        self.cgroups = FakeCgroups()
+        cgroups: Any = self.cgroups
         images: Any = FakeImages()
         place: dict[str, Any] = {"state": str(state), "boot_id": boot_id}
         name = "ropewalk-test"

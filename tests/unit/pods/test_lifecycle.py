@@ -95,7 +95,7 @@ async def test_a_retry_with_another_config_replaces_what_was_never_reported(benc
     assert list(bench.world.attached) == [pod.id]
 
 
-@pytest.mark.parametrize("where", ["attach", "init"])
+@pytest.mark.parametrize("where", ["attach", "pod"])
 async def test_a_failed_run_leaves_nothing(bench: Bench, where: str) -> None:
     async def hook(at: str) -> None:
         if at == where:
@@ -290,6 +290,15 @@ class TestAfterAKill:
         await daemon.sandboxes.stop(pod_id)
         await daemon.sandboxes.remove(pod_id)
         assert not daemon.sandboxes.list()
+
+    async def test_control_groups_that_nobody_owns_go(self, bench: Bench) -> None:
+        id = await bench.daemon.sandboxes.run(pod_spec())
+        daemon = await bench.restart(adopt=False)
+        stray = ["/ropewalk-test/podx", "/ropewalk-test/probe-absent-1"]
+        kept = [f"/ropewalk-test/pod{id}", f"/ropewalk-test/pod{id}/x", "/ropewalk-test/probe-crun-1", "/other/podx"]
+        daemon.cgroups.present = [*stray, *kept]
+        await daemon.recovery.run()
+        assert daemon.cgroups.killed == stray
 
     async def test_lists_answer_before_adoption_and_calls_on_a_pod_wait_for_it(self, bench: Bench) -> None:
         pod_id, id = await running(bench)
