@@ -32,7 +32,7 @@ def undone(steps: Sequence[Step], inside: dict[str, list[str]] | None = None) ->
 
 
 RUN = done(sandboxes.RUN, {})
-RUN_SHARED = done(sandboxes.RUN, {"init": INIT})
+RUN_SHARED = done(sandboxes.RUN, {"sandbox": INIT})
 CREATE = done(containers.CREATE, {"task": [*BUNDLE, *MONITOR]})
 STOP = undone(sandboxes.RUN)
 REMOVE = undone(containers.CREATE)

@@ -15,7 +15,8 @@ import msgspec
 
 from ropewalk import steps
 from ropewalk.linux import cgroup
-from ropewalk.runtimes.handler import ContainerPlan, Node
+from ropewalk.runtimes.handler import ContainerPlan, Node, PodPlan
+from ropewalk.spec.pod import PodSpec
 
 
 async def main(state: str, name: str, point: str) -> None:
@@ -29,7 +30,8 @@ async def main(state: str, name: str, point: str) -> None:
     module = importlib.import_module(f"ropewalk.runtimes.handlers.{name}")
     handler = module.Handler(module.Config(), Node(state, cgroup.detect()))
     if plan.id == "pod":
-        await handler.create_init(plan.id, plan.spec, plan.cgroup)
+        pod = PodPlan(plan.id, PodSpec(), plan.spec, cgroup=plan.cgroup, parent=os.path.dirname(plan.cgroup))
+        await handler.create_pod(pod)
     else:
         await handler.create(plan)
 
