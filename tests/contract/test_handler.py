@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from ropewalk.errors import Kind, RopewalkError
-from ropewalk.linux import orphans, process
+from ropewalk.linux import cgroup_systemd, orphans, process
 from ropewalk.runtimes.handler import Handler, PodPlan
 from ropewalk.runtimes.handlers import crun, runc
 from ropewalk.spec.pod import LinuxContainerResources, PodSpec
@@ -198,7 +198,7 @@ async def test_delete_works_from_any_state_and_twice(handler: Handler, place: Pl
         await box.delete()
         await box.delete()
         assert os.path.exists(box.plan.log_path)  # logs are the kubelet's
-    await handler.delete("0" * 64, f"{place.cgroup}/{'0' * 64}")
+    await handler.delete("0" * 64, cgroup_systemd.child(place.cgroup, "0" * 64))
     assert place.found() == []
 
 
@@ -225,7 +225,7 @@ async def test_the_spec_can_be_read_back(handler: Handler, place: Place) -> None
 async def test_an_init_holds_a_pid_namespace(handler: Handler, place: Place) -> None:
     from ropewalk.runtimes import trial
 
-    path = f"{place.cgroup}/init"
+    path = cgroup_systemd.child(place.cgroup, "pod-1")
     pod = PodSpec()  # whose containers share one PID namespace
     task = await handler.create_pod(PodPlan("pod-1", pod, trial.build_spec(path), cgroup=path, parent=place.cgroup))
     assert task is not None
