@@ -29,7 +29,7 @@ from ropewalk.linux import process
 from ropewalk.runtimes import handler
 from ropewalk.runtimes.drivers import bundle, command, execution, idmap, init, unwitnessed
 from ropewalk.runtimes.handler import ContainerPlan, ExecResult, Exit, Node, Observation, Task
-from ropewalk.runtimes.monitors import conmon, logfile, monitor
+from ropewalk.runtimes.monitors import choice, logfile, monitor
 from ropewalk.runtimes.oci import build
 from ropewalk.spec.pod import LinuxContainerResources
 
@@ -62,7 +62,7 @@ class Driver(handler.Handler):
             os.makedirs(directory, mode=0o711, exist_ok=True)
         self.apart = bundle.is_propagating(self.containers)
         self.command = command.Command(program, self.root)
-        self.monitor = conmon.Conmon(watcher, exits=exits, sockets=self.sockets, cgroups=self.cgroups)
+        self.monitor = choice.make(watcher, exits=exits, sockets=self.sockets, cgroups=self.cgroups)
         self.probing: set[str] = set()  # ids of probes under way, which no row owns
         self.began = time.time()
         self.settled = asyncio.Event()  # the first probe has ended
