@@ -6,8 +6,6 @@ Its configuration is its defaults but for places (all below one directory), regi
 
 from __future__ import annotations
 
-import contextlib
-import json
 import re
 import secrets
 import shutil
@@ -15,12 +13,11 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from bench import images
+from bench import cni, images
 from bench.accounting import program_version
 from bench.side import Side
 from tools import node, registry
 
-PLUGINS = ("/opt/cni/bin", "/usr/lib/cni")  # upstream's place, Debian's place
 NEEDED = ("containerd", "containerd-shim-runc-v2", "runc", "iptables")
 
 
@@ -29,27 +26,13 @@ def missing() -> str:
     absent = [name for name in NEEDED if shutil.which(name) is None]
     if absent:
         return f"{', '.join(absent)} not on PATH"
-    return "" if plugins() else f"no CNI plugins in {' or '.join(PLUGINS)}"
-
-
-def plugins() -> str:
-    """The directory that has the plugins of the conflist below; "" if none."""
-    names = ("bridge", "host-local", "portmap", "loopback")
-    return next((path for path in PLUGINS if all(Path(path, name).exists() for name in names)), "")
+    return cni.missing()
 
 
 def major(version: str) -> int:
     """Of `containerd NAME 2.4.2+unknown REVISION` or `containerd NAME v1.6.20 REVISION`."""
     found = re.search(r"\bv?(\d+)\.\d+\.\d+", version.split(" ", 1)[-1])
     return int(found[1]) if found else 0
-
-
-def network(name: str, bridge: str, subnet: str, data: str) -> str:
-    """A conflist: bridge, host-local addresses, host ports; no masquerading (Ropewalk's bridge does it in nftables)."""
-    ipam = {"type": "host-local", "ranges": [[{"subnet": subnet}]], "routes": [{"dst": "0.0.0.0/0"}], "dataDir": data}
-    first = {"type": "bridge", "bridge": bridge, "isGateway": True, "ipMasq": False, "hairpinMode": True, "ipam": ipam}
-    second = {"type": "portmap", "capabilities": {"portMappings": True}}
-    return json.dumps({"cniVersion": "1.0.0", "name": name, "plugins": [first, second]})
 
 
 def configuration(version: int, base: Path, binaries: str) -> str:
@@ -96,17 +79,13 @@ class Containerd(Side):
     def __init__(self, served: registry.Registry) -> None:
         self.base = Path(tempfile.mkdtemp(prefix="ropewalk-bench-", dir="/var/tmp"))
         self.tag = secrets.token_hex(2)
-        self.bridge = f"ropewalk-c{self.tag}"
         self.address = str(self.base / "containerd.sock")
-        (self.base / "net.d").mkdir()
-        subnet = f"10.{200 + int(self.tag[:2], 16) % 50}.{int(self.tag[2:], 16) & 0xFC}.0/22"
-        text = network(f"bench-{self.tag}", self.bridge, subnet, str(self.base / "addresses"))
-        (self.base / "net.d" / "10-bench.conflist").write_text(text)
+        cni.write(self.base, self.tag)
         for name in node.REGISTRIES:
             (self.base / "certs.d" / name).mkdir(parents=True)
             hosts = f'server = "https://{name}"\n[host."{served.url}"]\ncapabilities = ["pull", "resolve"]\n'
             (self.base / "certs.d" / name / "hosts.toml").write_text(hosts)
-        (self.base / "config.toml").write_text(configuration(major(self.version()), self.base, plugins()))
+        (self.base / "config.toml").write_text(configuration(major(self.version()), self.base, cni.directory()))
         super().__init__()
 
     def command(self) -> list[str]:
@@ -116,11 +95,13 @@ class Containerd(Side):
         found = re.search(r"\bv?(\d+\.\d+\.\d+\S*)", program_version("containerd", "--version").split(" ", 1)[-1])
         return found[1] if found else "unknown"
 
+    def use(self, network: str) -> None:
+        """It has no network of its own."""
+
     def dismantle(self) -> None:
         """Mounts (root file systems, shared memory, network namespaces) before the directories that hold them."""
         points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
         for point in sorted((point for point in points if point.startswith(f"{self.base}/")), reverse=True):
             subprocess.run(["umount", "-l", point], check=False, capture_output=True)
-        with contextlib.suppress(OSError):
-            subprocess.run(["ip", "link", "delete", self.bridge], check=False, capture_output=True)
+        cni.remove(self.tag)
         shutil.rmtree(self.base, ignore_errors=True)

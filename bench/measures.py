@@ -24,7 +24,8 @@ THREADS, LIVES = 10, 40  # workers10
 
 
 class Measure(Struct, frozen=True):
-    """`pods` and `containers` of each: the population it wants; `text`: what it is, for people."""
+    """`pods` and `containers` of each: the population it wants; `network`: Ropewalk's (Side.use); `text`: what it is,
+    for people."""
 
     name: str
     sample: Callable[[Side], float]
@@ -33,6 +34,7 @@ class Measure(Struct, frozen=True):
     pairs: int
     pods: int
     containers: int
+    network: str
     text: str
 
 
@@ -41,14 +43,14 @@ Sample = Callable[[Side], float]
 
 
 def bench(
-    *, unit: str, better: str = "lower", pairs: int, pods: int = 0, containers: int = 1
+    *, unit: str, better: str = "lower", pairs: int, pods: int = 0, containers: int = 1, network: str = "bridge"
 ) -> Callable[[Sample], Sample]:
     """Register a function under its name; its docstring's first line goes into the report."""
 
     def register(function: Sample) -> Sample:
         text = (function.__doc__ or "").strip().splitlines()[0]
         MEASURES[function.__name__] = Measure(
-            function.__name__, function, unit, better, pairs, pods, containers if pods else 0, text
+            function.__name__, function, unit, better, pairs, pods, containers if pods else 0, network, text
         )
         return function
 
@@ -89,6 +91,12 @@ def pod_start_bridge(side: Side) -> float:
     return _pod_start(side, host_network=False)
 
 
+@bench(unit="ms", pairs=40, network="cni")
+def pod_start_cni(side: Side) -> float:
+    """the same by the CNI plugins on both sides: bridge, host-local, portmap"""
+    return _pod_start(side, host_network=False)
+
+
 @bench(unit="ms", pairs=25)
 def life_cycle_host(side: Side) -> float:
     """RunPodSandbox to RemovePodSandbox with one container, node's network"""
@@ -101,14 +109,30 @@ def life_cycle_bridge(side: Side) -> float:
     return _life_cycle(side, host_network=False)
 
 
-@bench(unit="CPU-ms", pairs=10)
-def cpu_life_cycle(side: Side) -> float:
-    """processor time of one life cycle on a network of its own, until nothing of the pod is left"""
+@bench(unit="ms", pairs=25, network="cni")
+def life_cycle_cni(side: Side) -> float:
+    """the same by the CNI plugins on both sides"""
+    return _life_cycle(side, host_network=False)
+
+
+def _cpu_life_cycle(side: Side) -> float:
     before = side.group.cpu_ms()
     for _ in range(CYCLES):
         _life_cycle(side, host_network=False)
     time.sleep(SETTLE)
     return (side.group.cpu_ms() - before) / CYCLES
+
+
+@bench(unit="CPU-ms", pairs=10)
+def cpu_life_cycle(side: Side) -> float:
+    """processor time of one life cycle on a network of its own, until nothing of the pod is left"""
+    return _cpu_life_cycle(side)
+
+
+@bench(unit="CPU-ms", pairs=10, network="cni")
+def cpu_life_cycle_cni(side: Side) -> float:
+    """the same by the CNI plugins on both sides"""
+    return _cpu_life_cycle(side)
 
 
 @bench(unit="ms", pairs=25)

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from bench import bars
+from bench import bars, cni
 from bench.accounting import program_version
 from bench.runner import Outcome
 from bench.side import Side
@@ -81,9 +81,7 @@ def provenance(sides: Sequence[Side]) -> dict[str, str]:
     found["ropewalk"] += f" ({commit.stdout.strip() or 'no commit'})"
     if len(sides) > 1:
         found["runc"] = program_version("runc", "--version")
-        from bench import containerd
-
-        found["CNI"] = program_version(shutil.which("bridge", path=containerd.plugins()) or "", "--version")
+        found["CNI"] = program_version(shutil.which("bridge", path=cni.directory()) or "", "--version")
     return found
 
 

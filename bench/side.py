@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bench import images
+from bench import cni, images
 from bench.accounting import Group
 from bench.kubelet import Kubelet, Pod, listens, wait_ready
 from ropewalk.version import VERSION
@@ -54,6 +54,11 @@ class Side(ABC):
     @abstractmethod
     def dismantle(self) -> None:
         """Remove what is left when its pods are gone."""
+
+    @abstractmethod
+    def use(self, network: str) -> None:
+        """What later pods with a network of their own hang on: "bridge" or "cni"; pods that are there stay as they
+        are. A product without a network of its own uses the CNI plugins for both."""
 
     # The daemon.
 
@@ -173,6 +178,10 @@ class Ropewalk(Side):
     def __init__(self, served: registry.Registry) -> None:
         self.node = node.Node(served)
         self.tag, self.base, self.address = self.node.tag, self.node.base, self.node.address
+        self.network = "bridge"
+        directory = cni.write(self.base, self.tag)
+        with self.node.config_file.open("a") as file:
+            file.write(f'[network.cni]\nconf_dir = "{directory}"\nbin_dirs = ["{cni.directory()}"]\n')
         super().__init__()
 
     def command(self) -> list[str]:
@@ -181,7 +190,17 @@ class Ropewalk(Side):
     def version(self) -> str:
         return VERSION
 
+    def use(self, network: str) -> None:
+        if network == self.network:
+            return
+        self.stop()
+        text = self.node.config_file.read_text()
+        self.node.config_file.write_text(text.replace(f'mode = "{self.network}"', f'mode = "{network}"'))
+        self.network = network
+        self.start()
+
     def dismantle(self) -> None:
+        cni.remove(self.tag)
         self.node.has_run = bool(self.pods)  # then only a daemon can remove them in order
         asyncio.run(self.node.close())
 

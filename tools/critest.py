@@ -18,7 +18,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tools import lint, node, registry
@@ -111,15 +111,19 @@ def keep(directory: Path, *files: Path) -> None:
             shutil.copy(file, directory / file.name)
 
 
-async def run(arguments: argparse.Namespace, program: str) -> dict[str, expectation.Result]:
-    """Results by name; empty if critest did not get to its specs."""
+async def run(
+    arguments: argparse.Namespace, program: str, expected: Mapping[str, expectation.Result]
+) -> dict[str, expectation.Result]:
+    """Results by name; empty if critest did not get to its specs. A run without ginkgo's arguments is one of all that
+    are expected."""
+    required = frozenset() if arguments.ginkgo else expected.keys()
     made = images.ensure()
     with registry.Registry(made.program, seed=made.storage) as served, without_segments():
         async with node.Node(served) as running:
             report = await run_critest(program, running, arguments.handler, arguments.ginkgo)
             if arguments.output is not None:
                 keep(called_from() / arguments.output, report, running.log_file)
-            return expectation.read_report(report) if report.exists() else {}
+            return expectation.read_report(report, required) if report.exists() else {}
 
 
 def show(title: str, lines: list[str]) -> None:
@@ -127,9 +131,8 @@ def show(title: str, lines: list[str]) -> None:
         print(f"\n{title}:", *lines, sep="\n  ", flush=True)
 
 
-def conclude(seen: dict[str, expectation.Result], handler: str, *, whole: bool) -> int:
+def conclude(expected: Mapping[str, expectation.Result], seen: Mapping[str, expectation.Result], *, whole: bool) -> int:
     """Print how the run compares; the exit code."""
-    expected = expectation.read_expected(EXPECTED, handler or "crun")
     compared = expectation.compare(expected, seen)
     show("better than expected", compared.better)
     show(f"not in {EXPECTED.relative_to(lint.ROOT)}", compared.unknown)
@@ -159,11 +162,12 @@ def main() -> int:
     if busy := busy_ports():
         print(f"critest takes host ports that are in use here: {', '.join(map(str, busy))}", file=sys.stderr)
         return 2
-    seen = asyncio.run(run(arguments, program))
+    expected = expectation.read_expected(EXPECTED, arguments.handler or "crun")
+    seen = asyncio.run(run(arguments, program, expected))
     if not seen:
         print("critest ran no spec", file=sys.stderr)
         return 2
-    return conclude(seen, arguments.handler, whole=not arguments.ginkgo)
+    return conclude(expected, seen, whole=not arguments.ginkgo)
 
 
 if __name__ == "__main__":

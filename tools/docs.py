@@ -36,6 +36,9 @@ commas; on the command line any key is `--set KEY=VALUE`. `ropewalk config defau
 running. A reload is [all or nothing](decisions/0007-a-reload-is-all-or-nothing.md): a file that is wrong, or that
 changes a key which needs a restart, changes nothing, and the log and `systemctl status` say why. `hosts.toml` is read
 by every pull.
+
+Pulls use the proxies that `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` (names, addresses, CIDR ranges) of the daemon's
+environment name: with systemd, `Environment=` in a drop-in of `ropewalk.service`.
 """
 
 

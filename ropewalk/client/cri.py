@@ -150,8 +150,10 @@ class Client(endpoint.Endpoint):
 
     # Statistics.
 
-    async def container_stats(self, *, id: str = "", pod: str = "") -> list[values.ContainerStats]:
-        filter = pb.ContainerStatsFilter(id=id, pod_sandbox_id=pod)
+    async def container_stats(
+        self, *, id: str = "", pod: str = "", labels: dict[str, str] | None = None
+    ) -> list[values.ContainerStats]:
+        filter = pb.ContainerStatsFilter(id=id, pod_sandbox_id=pod, label_selector=labels)
         reply = await self._runtime("ListContainerStats", pb.ListContainerStatsRequest(filter=filter))
         return [_read(values.ContainerStats, item) for item in reply.stats]
 

@@ -83,4 +83,5 @@ class NodeStatus:
 
     def _info(self) -> dict[str, str]:
         documents = {"config": self._config(), "runtimes": self._health.probes()}
-        return {name: msgspec.json.encode(document).decode() for name, document in documents.items()}
+        found = {name: msgspec.json.encode(document).decode() for name, document in documents.items()}
+        return found | self._network.info()

@@ -59,7 +59,7 @@ async def serve(
     orphans.Orphans()
     address = loaded.config.socket
     make_place(address)
-    grpc.claim(address)  # refused before anything is made
+    await grpc.claim(address)  # refused before anything is made
     daemon = wiring.Daemon(loaded.config)
     server = grpc.Server(daemon.services())
     try:

@@ -69,7 +69,8 @@ class Daemon:
         self._claim = lock(f"{config.state}/lock")  # the root has the database's
         self.database = Database(f"{config.root}/state.db")
         self.cgroups = cgroup.detect()
-        self.handlers = build_handlers(config, handler.Node(config.state, self.cgroups, config.root))
+        given = handler.Node(config.state, self.cgroups, config.root, f"/{self.instance}")
+        self.handlers = build_handlers(config, given)
         self.health = Health(self.handlers)
         self.network = Network(config.network, instance=self.instance, tag=tag, directory=f"{config.root}/cni")
         self._build_storage()

@@ -24,6 +24,7 @@ IDLE = 30.0  # seconds
 KILLED = 5.0  # seconds a killed worker may need to be gone: longer only if the disk hangs
 _PACKAGES = str(pathlib.Path(__file__).resolve().parents[2])  # the directory that holds the package ropewalk
 _SOCKET = 3  # worker/main.py
+PROXY_VARIABLES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy")
 
 OnProgress = Callable[[int], None]
 
@@ -177,7 +178,7 @@ class Workers:
             try:
                 process = spawn.spawn(
                     [sys.executable, "-P", "-s", "-m", "ropewalk.images.worker.main"],
-                    env={"PYTHONPATH": _PACKAGES, "PYTHONDONTWRITEBYTECODE": "1"},
+                    env=_environment(),
                     pass_fds={_SOCKET: theirs.fileno()},
                 )
             except BaseException:
@@ -214,6 +215,12 @@ class Workers:
             worker.kill()
         for worker in workers:
             await worker.gone()
+
+
+def _environment() -> dict[str, str]:
+    """What a worker is started with: of the daemon's environment only how to reach registries."""
+    reach = {name: os.environ[name] for name in PROXY_VARIABLES if name in os.environ}
+    return {"PYTHONPATH": _PACKAGES, "PYTHONDONTWRITEBYTECODE": "1", **reach}
 
 
 def _usual() -> int:

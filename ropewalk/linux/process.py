@@ -72,6 +72,15 @@ def command_line(pid: int) -> list[bytes]:
     return content.removesuffix(b"\0").split(b"\0") if content else []
 
 
+def environment(pid: int) -> frozenset[bytes]:
+    """KEY=value, as it was at exec; empty for kernel threads, what is gone, and what is not ours to look into."""
+    try:
+        content = _read(f"/proc/{pid}/environ")
+    except PermissionError:
+        return frozenset()
+    return frozenset(content.split(b"\0"))
+
+
 def _read(path: str) -> bytes:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

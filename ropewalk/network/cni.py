@@ -1,9 +1,9 @@
 """Pod networks by CNI plugins: ADD, DEL, CHECK, GC and STATUS of the first usable configuration (specification 1.1.0).
 
-The configuration is looked for again whenever its directory changes. What an attachment was made with is kept
-(cache.py), so its DEL is the same whatever became of the configuration, and after a restart. The network namespace is
-ours: the plugins get it with its loopback up. Nothing here is shared between pods but GC's gate, so a plugin that hangs
-keeps its own pod waiting, until its deadline, and no other.
+Which configuration that is, and how it is, is discovery.py's. What an attachment was made with is kept (cache.py), so
+its DEL is the same whatever became of the configuration, and after a restart. The network namespace is ours: the
+plugins get it with its loopback up. Nothing here is shared between pods but GC's gate, so a plugin that hangs keeps its
+own pod waiting, until its deadline, and no other.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 from collections.abc import Coroutine, Mapping
 from typing import Annotated, Any
@@ -20,9 +19,22 @@ import msgspec
 from msgspec import Meta, Struct, field
 from msgspec.structs import replace
 
-from ropewalk.errors import Kind, RopewalkError
-from ropewalk.linux import inotify, namespaces, netlink, rtnetlink
-from ropewalk.network import cache, capabilities, conflist, counters, ipam, mode, netns, plugins, result
+from ropewalk import steps
+from ropewalk.errors import RopewalkError
+from ropewalk.linux import namespaces, netlink, rtnetlink
+from ropewalk.network import (
+    cache,
+    capabilities,
+    conflist,
+    counters,
+    discovery,
+    hostports,
+    ipam,
+    mode,
+    netns,
+    plugins,
+    result,
+)
 from ropewalk.network.attachment import Attachment
 from ropewalk.network.counters import InterfaceStats
 from ropewalk.network.gate import Gate
@@ -31,9 +43,6 @@ from ropewalk.spec.pod import PodSpec
 log = logging.getLogger(__name__)
 
 _FIRST_LOOK = 1.0  # seconds that the start waits for the first look; a plugin that hangs does not keep the node down
-_RETRY = 2.0  # between looks without a usable network: plugins may be installed after their configuration
-_STATUS = 10.0  # and with one whose plugins can tell how they are
-_QUIET, _RESTLESS = 0.1, 1.0  # a directory that changes is read when it rested this long, at the latest after that
 _GC_PATIENCE = 60.0  # for a moment without ADD and DEL
 
 
@@ -74,9 +83,8 @@ class Cni(mode.Mode):
         self._cache = cache.Cache(directory)
         self._namespaces = netns.Namespaces(netns_directory, f"{instance}-cni-", ready=ready)
         self._namespaces.ipv6 = None  # the plugins' to decide
-        self._network: conflist.Network | None = None
-        self._problem = "nobody has looked for a configuration yet"
-        self._looked = asyncio.Event()
+        self._discovery = discovery.Discovery(config.conf_dir, self._plugins)
+        self._ports = hostports.Ports()
         self._cidrs: list[str] = []
         self._pods: dict[str, Attachment] = {}
         self._gate = Gate()
@@ -88,13 +96,14 @@ class Cni(mode.Mode):
         self._namespaces.keep(ready)
 
     async def start(self) -> None:
+        await self._plugins.end_strays({entry.container_id for entry in self._cache.list()})
         if not self._cidrs:
             self._cidrs = _split(self._cache.read_pod_cidr())
-        self._begin(self._watch())
+        self._begin(self._discovery.watch())
         self._begin(self._namespaces.fill())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_FIRST_LOOK):
-                await self._looked.wait()
+                await self._discovery.looked.wait()
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -111,97 +120,11 @@ class Cni(mode.Mode):
             self._socket.close()
             self._socket = None
 
-    # Which network.
-
-    async def _watch(self) -> None:
-        while True:
-            try:
-                watch = inotify.Watch(self._config.conf_dir)
-            except OSError:  # not there yet; the look says so
-                await self._look()
-                await asyncio.sleep(_RETRY)
-                continue
-            with watch:
-                await self._look()
-                while await self._is_due(watch):
-                    await self._look()
-
-    async def _is_due(self, watch: inotify.Watch) -> bool:
-        """Wait until it is time to look again. False when the directory is gone."""
-        patience = None
-        if self._problem:
-            patience = _RETRY
-        elif self._network is not None and self._network.at_least("1.1.0"):
-            patience = _STATUS
-        try:
-            async with asyncio.timeout(patience):
-                await anext(watch)
-        except TimeoutError:
-            return True
-        except StopAsyncIteration:
-            return False
-        with contextlib.suppress(TimeoutError, StopAsyncIteration):
-            async with asyncio.timeout(_RESTLESS):
-                while True:
-                    async with asyncio.timeout(_QUIET):
-                        await anext(watch)
-        return True
-
-    async def _look(self) -> None:
-        """Find the network, and ask it how it is."""
-        network, problem = await self._find()
-        if network != self._network:
-            log.info("pod network", extra={"network": network and network.name, "file": network and network.file})
-        self._network = network
-        if network is not None:
-            problem = await self._ask(network)
-        if problem != self._problem and problem:
-            log.warning("the pod network is not ready", extra={"problem": problem})
-        self._problem = problem
-        self._looked.set()
-
-    async def _find(self) -> tuple[conflist.Network | None, str]:
-        """The first usable configuration, or why there is none."""
-        directory = self._config.conf_dir
-        try:
-            candidates = conflist.files(directory)
-        except OSError as error:
-            return None, f"cannot read {directory}: {error.strerror}; CNI installers put a configuration there"
-        refused = []
-        for path in candidates:
-            try:
-                return await self._negotiate(conflist.read(path)), ""
-            except (RopewalkError, OSError) as error:
-                refused.append(f"{os.path.basename(path)}: {error}")
-        why = "; ".join(refused) or f"no file ends in {', '.join(conflist.EXTENSIONS)}"
-        return None, f"no usable network configuration in {directory}: {why}"
-
-    async def _negotiate(self, network: conflist.Network) -> conflist.Network:
-        """In the newest version that all its plugins speak. A plugin that cannot say which may speak any."""
-        spoken = []
-        for type in network.types:
-            self._plugins.find(type)
-            try:
-                spoken.append(await self._plugins.versions(type))
-            except RopewalkError as error:
-                log.warning("cannot ask a CNI plugin for its versions", extra={"error": error.message})
-        return replace(network, version=conflist.choose_version(network.versions, [conflist.VERSIONS, *spoken]))
-
-    async def _ask(self, network: conflist.Network) -> str:
-        """STATUS: what keeps the plugins from adding pods, "" if nothing does or they cannot tell."""
-        if network.at_least("1.1.0"):
-            for plugin in network.plugins:
-                try:
-                    await self._plugins.run("STATUS", plugin["type"], conflist.build_input(network, plugin))
-                except RopewalkError as error:
-                    return error.message
-        return ""
-
     def condition(self) -> tuple[bool, str, str]:
-        if not self._problem:
-            return True, "", ""
-        words = "cni plugin not initialized" if self._network is None else "cni plugin not ready"  # tools look for it
-        return False, "NetworkPluginNotReady", f"Network plugin returns error: {words}: {self._problem}"
+        return self._discovery.condition()
+
+    def info(self) -> dict[str, str]:
+        return self._discovery.info(self._config.bin_dirs, Attachment(mode=self.name).interface)
 
     def set_pod_cidr(self, cidr: str) -> None:
         """For plugins that declare the capability ipRanges."""
@@ -214,23 +137,19 @@ class Cni(mode.Mode):
     # One pod.
 
     def plan(self, pod_id: str, spec: PodSpec) -> Attachment:
-        """The name of its namespace; the rest is the plugins' to choose."""
+        """The name of its namespace and its host ports; the rest is the plugins' to choose. STATE for a host port that
+        another pod has: portmap would add its rules behind that one's, and nothing would reach the new pod."""
         if pod_id in self._pods:
             return self._pods[pod_id]
-        self._usable()
+        self._discovery.usable()
         capabilities.build_arguments(pod_id, spec)
         capabilities.build(spec, self._cidrs)
-        self._pods[pod_id] = Attachment(mode=self.name, netns=self._namespaces.choose(ready=not spec.own_users))
+        ports = hostports.parse_mappings(spec.port_mappings, ipv6=True, loopback6=True)
+        self._ports.check(pod_id, ports)
+        chosen = self._namespaces.choose(ready=not spec.own_users)
+        self._ports.reserve(pod_id, ports)
+        self._pods[pod_id] = Attachment(mode=self.name, netns=chosen, ports=ports)
         return self._pods[pod_id]
-
-    def _usable(self) -> conflist.Network:
-        if self._network is None:
-            raise RopewalkError(
-                self.condition()[2],
-                hint='a CNI installer puts one there; a single node may set network.mode = "bridge"',
-                kind=Kind.UNAVAILABLE,
-            )
-        return self._network
 
     async def attach(self, pod_id: str, attachment: Attachment, spec: PodSpec) -> Attachment:
         """ADD. The attachment with the addresses that the plugins gave."""
@@ -240,13 +159,15 @@ class Cni(mode.Mode):
                     container_id=pod_id,
                     interface=attachment.interface,
                     netns=attachment.netns,
-                    network=self._usable(),
+                    network=self._discovery.usable(),
                     arguments=capabilities.build_arguments(pod_id, spec),
                     capabilities=capabilities.build(spec, self._cidrs),
                 )
                 self._cache.write(entry)
+                steps.checkpoint("cni:begun")
                 said = await self._add(entry)
                 self._cache.write(replace(entry, result=msgspec.json.decode(said)))
+                steps.checkpoint("cni:kept")
             attached = self._describe(attachment, result.parse(said), inside)
         self._pods[pod_id] = attached
         return attached
@@ -260,6 +181,7 @@ class Cni(mode.Mode):
                 said = result.check(answer, version=entry.network.version)
             except RopewalkError as error:
                 raise plugins.Failed(f"CNI ADD: the plugin {plugin['type']}: {error.message}") from error
+            steps.checkpoint(f"cni ADD {plugin['type']}:after")
         return said
 
     def _describe(self, attachment: Attachment, made: result.Result, inside: netlink.Socket) -> Attachment:
@@ -279,19 +201,21 @@ class Cni(mode.Mode):
         if entry is not None:
             await self._delete(entry)
         self._namespaces.remove(attachment.netns)
+        steps.checkpoint("cni:unpinned")
         self._cache.remove(pod_id, attachment.interface)
         self._pods.pop(pod_id, None)
+        self._ports.release(pod_id)
 
     def _presume(self, pod_id: str, attachment: Attachment) -> cache.Entry | None:
         """Somebody removed what we kept of an attachment: the network as it is now is the best guess."""
         if not attachment.addresses:
             return None  # ADD was never begun
-        if self._network is None:
+        if self._discovery.network is None:
             log.warning(
                 "no CNI plugin is told that a pod leaves: nothing is known of its network", extra={"pod": pod_id}
             )
             return None
-        return cache.Entry(pod_id, attachment.interface, attachment.netns, self._network)
+        return cache.Entry(pod_id, attachment.interface, attachment.netns, self._discovery.network)
 
     async def _delete(self, entry: cache.Entry) -> None:
         """A namespace that is gone is not named; plugins then free what they keep elsewhere."""
@@ -302,6 +226,7 @@ class Cni(mode.Mode):
             for plugin in reversed(entry.network.plugins):
                 try:
                     await self._run("DEL", there, plugin, previous=previous)
+                    steps.checkpoint(f"cni DEL {plugin['type']}:after")
                 except RopewalkError as error:
                     failed.append(error)
         if failed:
@@ -336,6 +261,8 @@ class Cni(mode.Mode):
 
     def adopt(self, owned: Mapping[str, Attachment]) -> None:
         self._pods.update(owned)
+        for pod_id, attachment in owned.items():
+            self._ports.reserve(pod_id, attachment.ports)
 
     async def sweep(self) -> list[str]:
         """DEL for attachments without a pod, then their namespaces; GC goes on in the background."""
@@ -344,8 +271,9 @@ class Cni(mode.Mode):
         kept = {attachment.netns for attachment in self._pods.values()} | set(left)
         found = [f"CNI attachment {entry.container_id}" for entry in stray if entry.netns not in left]
         found += self._namespaces.sweep(kept)
-        if self._network is not None and self._config.gc:
-            self._begin(self._collect(self._network))
+        network = self._discovery.network
+        if network is not None and self._config.gc:
+            self._begin(self._collect(network))
         return found
 
     async def _sweep_one(self, entry: cache.Entry) -> str:
@@ -360,8 +288,12 @@ class Cni(mode.Mode):
         return ""
 
     async def _collect(self, network: conflist.Network) -> None:
-        """GC: every plugin, whatever the others say. What runtimes beside us attached is valid too."""
+        """GC: every plugin, whatever the others say. What runtimes beside us attached is valid too; another instance
+        of ours keeps that in a place of its own, so where there is one GC is left out (decision 0008)."""
         if network.disable_gc or not network.at_least("1.1.0"):
+            return
+        if beside := self._namespaces.of_others():
+            log.warning("CNI GC is left out: another Ropewalk on this node has pods", extra={"namespaces": beside})
             return
         try:
             async with contextlib.AsyncExitStack() as stack:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ _TYPE = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_.+-]*")  # a file name in a director
 
 class Network(Struct, frozen=True, omit_defaults=True):
     """A network: its plugins' configurations in their order, as they were written. `version`: the one that is spoken
-    with them, out of `versions`."""
+    with them, out of `versions`. `aggregated`: some of them are from the directory beside the file."""
 
     name: str
     version: str
@@ -35,6 +36,7 @@ class Network(Struct, frozen=True, omit_defaults=True):
     file: str = ""
     disable_check: bool = False
     disable_gc: bool = False
+    aggregated: bool = False
 
     @property
     def types(self) -> list[str]:
@@ -50,9 +52,15 @@ class _Document(Struct):
     name: str
     version: str = field(name="cniVersion", default="0.1.0")
     versions: list[str] = field(name="cniVersions", default_factory=list)
+    type: Any = None  # of a single plugin's
     plugins: list[dict[str, Any]] | None = None
     disable_check: bool | str = field(name="disableCheck", default=False)
     disable_gc: bool | str = field(name="disableGC", default=False)
+    only_inlined: bool | str = field(name="loadOnlyInlinedPlugins", default=False)
+
+    @property
+    def is_list(self) -> bool:
+        return self.plugins is not None or self.type is None
 
 
 def files(directory: str) -> list[str]:
@@ -62,23 +70,43 @@ def files(directory: str) -> list[str]:
 
 def read(path: str) -> Network:
     """Raises Invalid for what is wrong with it, OSError if it cannot be read."""
-    with open(path, "rb") as file:
-        text = file.read(MAX_BYTES + 1)
-    if len(text) > MAX_BYTES:
-        raise Invalid(f"it is larger than {MAX_BYTES} bytes")
+    text = _read_bytes(path)
+    document = _decode(text)
+    if document.is_list and not _is_true(document.only_inlined):
+        return parse(text, path, beside=_read_beside(os.path.join(os.path.dirname(path), document.name)))
     return parse(text, path)
 
 
-def parse(text: bytes, file: str = "") -> Network:
-    """A list of plugins, or one plugin's own configuration (the older format). The newest version that it offers and
-    we speak is taken."""
-    try:
-        document = msgspec.json.decode(text, type=_Document)
-        plugins = document.plugins if document.plugins is not None else [msgspec.json.decode(text, type=dict[str, Any])]
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Invalid(f"it is no network configuration: {error}") from error
-    if not _NAME.fullmatch(document.name):
-        raise Invalid(f"its name {document.name!r} is not letters, digits and _.-")
+def _read_beside(directory: str) -> list[dict[str, Any]]:
+    """The plugins that others add to a list: *.conf in the directory that has the network's name (section 1,
+    "loadOnlyInlinedPlugins"; the place is libcni's)."""
+    names = sorted(os.listdir(directory)) if os.path.isdir(directory) else []
+    found = []
+    for name in (name for name in names if name.endswith(".conf")):
+        try:
+            found.append(msgspec.json.decode(_read_bytes(os.path.join(directory, name)), type=dict[str, Any]))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise Invalid(f"{os.path.join(directory, name)} is no plugin's configuration: {error}") from error
+    return found
+
+
+def _read_bytes(path: str) -> bytes:
+    """Not of a named pipe: that would hold us up."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise Invalid(f"{path} is no regular file")
+        text = file.read(MAX_BYTES + 1)
+    if len(text) > MAX_BYTES:
+        raise Invalid(f"{path} is larger than {MAX_BYTES} bytes")
+    return text
+
+
+def parse(text: bytes, file: str = "", *, beside: Sequence[dict[str, Any]] = ()) -> Network:
+    """A list of plugins with those `beside` it, or one plugin's own configuration (the older format). The newest
+    version that it offers and we speak is taken."""
+    document = _decode(text)
+    own = document.plugins or [] if document.is_list else [msgspec.json.decode(text, type=dict[str, Any])]
+    plugins = [*own, *beside]
     if not plugins:
         raise Invalid("it has no plugins")
     for plugin in plugins:
@@ -92,7 +120,18 @@ def parse(text: bytes, file: str = "") -> Network:
         file=file,
         disable_check=_is_true(document.disable_check),
         disable_gc=_is_true(document.disable_gc),
+        aggregated=bool(beside),
     )
+
+
+def _decode(text: bytes) -> _Document:
+    try:
+        document = msgspec.json.decode(text, type=_Document)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Invalid(f"it is no network configuration: {error}") from error
+    if not _NAME.fullmatch(document.name):
+        raise Invalid(f"its name {document.name!r} is not letters, digits and _.-")
+    return document
 
 
 def _is_true(value: bool | str) -> bool:

@@ -45,14 +45,14 @@ class Entry(NamedTuple):
     target: str
 
 
-def parse_mappings(mappings: Iterable[PortMapping], *, ipv6: bool) -> list[PortMapping]:
+def parse_mappings(mappings: Iterable[PortMapping], *, ipv6: bool, loopback6: bool = False) -> list[PortMapping]:
     """Those that ask for a host port, each once. Invalid names the one that cannot be: an impossible number or
-    address, two targets for one port, an IPv6 address where pods have none, ::1."""
+    address, two targets for one port, an IPv6 address where pods have none, ::1 without `loopback6`."""
     found: dict[Key, PortMapping] = {}
     for mapping in mappings:
         if mapping.host_port == 0:
             continue
-        _check(mapping, ipv6=ipv6)
+        _check(mapping, ipv6=ipv6, loopback6=loopback6)
         for key in keys(mapping):
             clash = _clash(key, found)
             if clash is not None and found[clash].container_port != mapping.container_port:
@@ -61,7 +61,7 @@ def parse_mappings(mappings: Iterable[PortMapping], *, ipv6: bool) -> list[PortM
     return list(dict.fromkeys(found.values()))
 
 
-def _check(mapping: PortMapping, *, ipv6: bool) -> None:
+def _check(mapping: PortMapping, *, ipv6: bool, loopback6: bool) -> None:
     for name, number in (("host_port", mapping.host_port), ("container_port", mapping.container_port)):
         if not 0 < number < 1 << 16:
             raise Invalid(f"port mapping {describe(mapping)}: {name} is {number}", hint="ports are 1 to 65535")
@@ -73,7 +73,7 @@ def _check(mapping: PortMapping, *, ipv6: bool) -> None:
         raise Invalid(f"port mapping {describe(mapping)}: host_ip {mapping.host_ip!r} is not an address") from error
     if address.version == 6 and not ipv6:
         raise Invalid(f"port mapping {describe(mapping)}: pods have no IPv6 here", hint="set network.subnet6")
-    if address.version == 6 and address.is_loopback:
+    if address.version == 6 and address.is_loopback and not loopback6:
         raise Invalid(
             f"port mapping {describe(mapping)}: a host port cannot be served at ::1 (IPv6 has no route_localnet)",
             hint="use 127.0.0.1",

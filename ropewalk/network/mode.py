@@ -46,6 +46,10 @@ class Mode(ABC):
     def condition(self) -> tuple[bool, str, str]:
         """Ready, reason and message, as CRI's NetworkReady."""
 
+    def info(self) -> dict[str, str]:
+        """What a verbose Status tells beside the condition, by key."""
+        return {}
+
     @abstractmethod
     def plan(self, pod_id: str, spec: PodSpec) -> Attachment:
         """The names for a pod, its own until `detach`. Raises INVALID for what can never be, UNAVAILABLE while the

@@ -116,6 +116,13 @@ class Namespaces:
                     swept.append(entry.path)
         return swept
 
+    def of_others(self) -> list[str]:
+        """Pins of other instances that are named as ours are but for the instance: their pods, or ready for them."""
+        kind = self._prefix.removesuffix("-").rpartition("-")[2]
+        theirs = re.compile(rf"(ropewalk(?:-[0-9a-f]{{4}})?-{re.escape(kind)}-)[0-9a-f]{{12}}")
+        names = os.listdir(self._directory) if os.path.isdir(self._directory) else []
+        return sorted(name for name in names if (found := theirs.fullmatch(name)) and found[1] != self._prefix)
+
     def _new_path(self) -> str:
         return f"{self._directory}/{self._prefix}{os.urandom(6).hex()}"
 

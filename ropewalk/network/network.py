@@ -18,7 +18,7 @@ from ropewalk.network.mode import Mode
 from ropewalk.spec.pod import PodSpec
 
 HOST = "host"  # the node's own network needs nothing
-DEFAULT: Literal["cni", "bridge"] = "bridge"
+DEFAULT: Literal["cni", "bridge"] = "cni"
 
 
 class Config(bridged.Config, frozen=True, kw_only=True):
@@ -67,6 +67,10 @@ class Network:
     def condition(self) -> tuple[bool, str, str]:
         """Ready, reason and message, as CRI's NetworkReady."""
         return self._mode.condition()
+
+    def info(self) -> dict[str, str]:
+        """See Mode.info."""
+        return self._mode.info()
 
     def plan(self, pod_id: str, spec: PodSpec) -> Attachment:
         """See Mode.plan."""

@@ -5,18 +5,25 @@ A plugin that hangs is killed with the processes it started in its group, and on
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import logging
 import os
-from collections.abc import Sequence
+import signal
+from collections.abc import Collection, Sequence
 
 import msgspec
 from msgspec import Struct, field
 
 from ropewalk.errors import Kind, NotFound, RopewalkError
-from ropewalk.linux import spawn
+from ropewalk.linux import process, spawn
+
+log = logging.getLogger(__name__)
 
 _TRY_AGAIN = 11  # an error code of the specification
 
 _QUICK = 10.0  # seconds for what only asks (VERSION, STATUS, CHECK), and for GC, which pods wait for
+_ENDING = 2.0  # seconds from SIGKILL to the end; what takes longer waits for a device or a file system
 _OUTPUT = 1 << 20
 _SHOWN = 500  # characters of what a plugin said that go into an error
 
@@ -92,6 +99,30 @@ class Plugins:
         if done.code:
             raise _failure(command, type, done)
         return done.stdout
+
+    async def end_strays(self, container_ids: Collection[str]) -> None:
+        """Kill plugins that an earlier daemon, itself killed, left running for these attachments: an ADD that goes on
+        beside our DEL would leave what it makes. They are known by their environment, their children by the group."""
+        ids = {f"CNI_CONTAINERID={id}".encode() for id in container_ids}
+        pidfds = []
+        for pid in process.pids() if ids else ():
+            start = process.start_time(pid)
+            if start is None or ids.isdisjoint(process.environment(pid)):
+                continue
+            with contextlib.suppress(OSError):
+                log.warning("killing a CNI plugin that an earlier daemon left", extra={"pid": pid})
+                if (pidfd := process.open_pidfd(pid, start)) is not None:
+                    pidfds.append(pidfd)
+                    os.killpg(os.getpgid(pid), signal.SIGKILL)
+        try:
+            async with asyncio.timeout(_ENDING):
+                for pidfd in pidfds:
+                    await process.wait_pidfd(pidfd)
+        except TimeoutError:
+            log.error("a CNI plugin of an earlier daemon cannot be killed", extra={"seconds": _ENDING})
+        finally:
+            for pidfd in pidfds:
+                os.close(pidfd)
 
     async def versions(self, type: str) -> list[str]:
         """Those that a plugin speaks; asked once per installed file."""

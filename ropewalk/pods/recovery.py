@@ -22,7 +22,7 @@ from ropewalk.pods.containers import Containers
 from ropewalk.pods.queues import Queues
 from ropewalk.pods.records import Container, ContainerPhase, Pod, PodPhase
 from ropewalk.pods.sandboxes import Sandboxes
-from ropewalk.runtimes.handler import Handlers, Observation
+from ropewalk.runtimes.handler import PROBE, Handlers, Observation
 from ropewalk.storage.snapshotter import SnapshotKind, Snapshotter
 
 log = logging.getLogger(__name__)
@@ -205,9 +205,11 @@ class Recovery:
         return [f"{base}/{name}" for name in stray]
 
     async def _sweep_cgroups(self, pods: set[str]) -> list[str]:
+        """Trials that run now are the handlers' to sweep, those of a handler that is configured no more are not."""
         owned = {f"/{self._instance}/pod{id}" for id in pods}
+        trials = tuple(f"/{self._instance}/{PROBE}{name}-" for name in self._handlers)
         present = self._cgroups.list(f"/{self._instance}")
-        stray = [path for path in present if path.count("/") == 2 and path not in owned]
+        stray = [p for p in present if p.count("/") == 2 and p not in owned and not p.startswith(trials)]
         for path in stray:
             await self._cgroups.kill(path)
             await self._cgroups.remove(path)

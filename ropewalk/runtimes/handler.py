@@ -30,6 +30,8 @@ from ropewalk.spec.container import ContainerSpec
 from ropewalk.spec.pod import LinuxContainerResources, PodSpec
 from ropewalk.storage.snapshotter import Mount
 
+PROBE = "probe-"  # what a handler's trials are called, in its directories and below the instance's cgroup
+
 
 class Boundary(enum.Enum):
     """What stands between the workload and the node's kernel."""
@@ -116,12 +118,13 @@ class ExecResult(Struct, frozen=True):
 
 
 class Node(NamedTuple):
-    """What every handler is given: `state`, the instance's runtime directory, the node's control groups, and the
-    directory whose file system has the layers of images ("": any)."""
+    """What every handler is given: `state`, the instance's runtime directory, the node's control groups, the
+    directory whose file system has the layers of images ("": any), and the cgroup that has the instance's own."""
 
     state: str
     cgroups: cgroup.Cgroups
     layers: str = ""
+    cgroup: str = "/ropewalk"
 
 
 class Handler(ABC):

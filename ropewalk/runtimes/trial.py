@@ -17,8 +17,8 @@ NAMESPACES = ("pid", "mount", "ipc", "uts", "network", "cgroup")
 @contextlib.asynccontextmanager
 async def running(driver: oci.Driver, spec: dict[str, Any]) -> AsyncIterator[handler.Task]:
     """A container of the init alone, for as long as this lasts. Its control group is put into the spec."""
-    id = f"probe-{os.urandom(8).hex()}"
-    cgroup = f"/ropewalk-{id}"
+    id = f"{driver.probe_prefix}{os.urandom(8).hex()}"
+    cgroup = driver.probe_cgroup(id)
     driver.probing.add(id)
     try:
         linux = {**spec["linux"], "cgroupsPath": cgroup}

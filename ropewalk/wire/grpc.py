@@ -32,6 +32,7 @@ LIMIT = 16 << 20  # bytes per message, both ways: what kubelet accepts (contract
 DETAILS_LIMIT = 4096  # an error's text travels in HTTP/2 headers, of which clients accept 8 KiB
 SOCKET_MODE = 0o660
 PATH_LIMIT = 107  # sockaddr_un.sun_path
+PATIENCE = 1.0  # seconds for one that answers on our socket to go away
 QUIET = ("List", "Stream", "Version", "Status", "ImageFsInfo", "RuntimeConfig", "Watch")  # what kubelet polls
 _OPTIONS = (
     ("grpc.max_receive_message_length", LIMIT),
@@ -62,7 +63,7 @@ class Server:
 
     async def start(self, path: str) -> None:
         """Answer on `path` (mode 0660). Kind.STATE if another process answers there."""
-        claim(path)
+        await claim(path)
         before = os.umask(0o777 & ~SOCKET_MODE)
         try:
             self._server.add_insecure_port(target(path))
@@ -77,27 +78,41 @@ class Server:
         await self._server.stop(grace)
 
 
-def claim(path: str) -> None:
-    """Make room for our socket: a stale one is removed, one that somebody answers on is an error."""
+async def claim(path: str) -> None:
+    """Make room for our socket: a stale one is removed, one that somebody answers on is an error.
+
+    A child that a killed daemon was just starting holds the socket until its exec, and connections to it succeed: so
+    one that answers is asked again for a moment."""
     if len(os.fsencode(path)) > PATH_LIMIT:
         raise Invalid(f"the socket path {path!r} is longer than {PATH_LIMIT} bytes", hint="choose a shorter --address")
-    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    probe.settimeout(1.0)
-    with contextlib.closing(probe):
+    deadline = time.monotonic() + PATIENCE
+    while answers(path):
+        if time.monotonic() >= deadline:
+            raise RopewalkError(
+                f"another process answers on {path}",
+                hint="stop it, or give this one its own --address",
+                kind=Kind.STATE,
+            )
+        await asyncio.sleep(0.02)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def answers(path: str) -> bool:
+    """Whether somebody listens on a unix socket. False for a stale one and for none; Invalid for another file."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
         try:
             probe.connect(path)
         except FileNotFoundError:
-            return
+            return False
         except OSError as error:
             if error.errno not in (errno.ECONNREFUSED, errno.ENOTSOCK):
                 raise RopewalkError(f"cannot use the socket {path}: {error}", kind=Kind.STATE) from error
             if error.errno == errno.ENOTSOCK or not is_socket(path):
                 raise Invalid(f"{path} exists and is not a socket") from error
-            os.unlink(path)
-            return
-    raise RopewalkError(
-        f"another process answers on {path}", hint="stop it, or give this one its own --address", kind=Kind.STATE
-    )
+            return False
+    return True
 
 
 def is_socket(path: str) -> bool:

@@ -32,6 +32,7 @@ async def test_streams_and_code(box: Box) -> None:
     result = await box.exec("sh", "-c", "echo out; echo err >&2; exit 3")
     assert (result.code, result.stdout, result.stderr) == (3, b"out\n", b"err\n")
     assert (await box.exec("sh", "-c", "kill -TERM $$")).code == 143
+    assert (await box.exec("sh", "-c", "exit 255")).code == 255
 
 
 async def test_it_returns_when_the_command_exits(box: Box) -> None:

@@ -32,7 +32,7 @@ class Place:
         self.snapshots = str(directory / "snapshots")
         self.cgroup = f"/ropewalk-test-{os.getpid()}-{os.urandom(2).hex()}"
         self.cgroups = cgroup.detect()
-        self.node = handler.Node(self.state, self.cgroups)
+        self.node = handler.Node(self.state, self.cgroups, cgroup=self.cgroup)
         for path in (self.state, self.logs, self.snapshots):
             os.makedirs(path)
         make_image(self.image)

@@ -238,6 +238,9 @@ class FakeNetwork:
     def condition(self) -> tuple[bool, str, str]:
         return self.state
 
+    def info(self) -> dict[str, str]:
+        return {"cniconfig": "{}"}
+
 
 class FakeCgroups:
     """A layout that is fine, or has a problem."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,8 +47,9 @@ def parse(text: str, name: str) -> Result:
     return Result(outcome, reason)
 
 
-def read_report(path: Path) -> dict[str, Result]:
-    """Name → result of the specs a run selected, from ginkgo's JSON report. What filters left out is not in it."""
+def read_report(path: Path, required: Set[str] = frozenset()) -> dict[str, Result]:
+    """Name → result of the specs a run selected, from ginkgo's JSON report. What filters left out is not in it, but
+    for `required` names: one of these that did not come to run (critest was ended before) is a skip."""
     found = {}
     for suite in json.loads(path.read_text()) or []:
         for spec in suite["SpecReports"] or []:
@@ -57,8 +59,12 @@ def read_report(path: Path) -> dict[str, Result]:
             if spec["LeafNodeType"] != "It":
                 if outcome == FAIL:
                     found[f"({spec['LeafNodeType']}) {name}".strip()] = Result(FAIL, reason or spec["State"])
-            elif outcome != SKIP or reason:
-                found[name] = Result(outcome, "" if outcome == PASS else reason or spec["State"])
+            elif outcome == PASS:
+                found[name] = Result(PASS)
+            elif outcome == FAIL:
+                found[name] = Result(FAIL, reason or spec["State"])
+            elif reason or name in required:
+                found[name] = Result(SKIP, reason or "it was not run")
     return found
 
 
@@ -66,7 +72,7 @@ def first_line(text: str) -> str:
     return " ".join(text.split())[:240]
 
 
-def compare(expected: dict[str, Result], seen: dict[str, Result]) -> Comparison:
+def compare(expected: Mapping[str, Result], seen: Mapping[str, Result]) -> Comparison:
     order = (FAIL, SKIP, PASS)
     worse, better = [], []
     for name in sorted(expected.keys() & seen.keys()):

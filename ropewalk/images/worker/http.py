@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import random
 import ssl
 import time
 from collections.abc import Iterator
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 import msgspec
 import urllib3
@@ -24,13 +25,14 @@ from urllib3.exceptions import (
     NameResolutionError,
     NewConnectionError,
     ProtocolError,
+    ProxyError,
     ReadTimeoutError,
     SSLError,
 )
 
 from ropewalk import errors
 from ropewalk.errors import Kind, RopewalkError
-from ropewalk.images.worker import auth, hosts
+from ropewalk.images.worker import auth, hosts, proxies
 from ropewalk.spec.image import AuthConfig
 
 TRIES = 5
@@ -75,19 +77,27 @@ class Client:
         self._auth = auth.meant_for(credentials, host, registry)
         self._withheld = credentials is not None and self._auth is None
         self._stall = stall
+        self._others: dict[str, urllib3.PoolManager] = {}  # by proxy
 
     @functools.cached_property
     def _pool(self) -> urllib3.PoolManager:
-        return self._manager(hosts.tls_context(self.host, client=True) if self.host.secure else None)
+        context = hosts.tls_context(self.host, client=True) if self.host.secure else None
+        return self._manager(context, proxies.choose(self.host.url, os.environ))
 
-    @functools.cached_property
-    def _elsewhere(self) -> urllib3.PoolManager:
+    def _elsewhere(self, url: str) -> urllib3.PoolManager:
         """For other hosts, where a redirect or a token service leads: same authorities, no client certificate."""
-        return self._manager(hosts.tls_context(self.host, client=False))
+        proxy = proxies.choose(url, os.environ)
+        if proxy not in self._others:
+            self._others[proxy] = self._manager(hosts.tls_context(self.host, client=False), proxy)
+        return self._others[proxy]
 
-    def _manager(self, context: ssl.SSLContext | None) -> urllib3.PoolManager:
+    def _manager(self, context: ssl.SSLContext | None, proxy: str) -> urllib3.PoolManager:
         timeout = urllib3.Timeout(connect=self.host.dial_timeout, read=self._stall)
-        return urllib3.PoolManager(retries=False, timeout=timeout, ssl_context=context)
+        if not proxy:
+            return urllib3.PoolManager(retries=False, timeout=timeout, ssl_context=context)
+        secret = unquote(urlsplit(proxy).netloc.rpartition("@")[0])
+        headers = urllib3.make_headers(proxy_basic_auth=secret) if secret else None
+        return urllib3.ProxyManager(proxy, proxy_headers=headers, retries=False, timeout=timeout, ssl_context=context)
 
     def url(self, path: str) -> str:
         """Below the API root; mirrors learn whom they stand for (containerd's `ns`)."""
@@ -151,7 +161,7 @@ class Client:
                 )
             url = target.geturl()
             if (target.scheme, target.netloc) != (home.scheme, home.netloc):
-                pool, sent = self._elsewhere, dict(headers)
+                pool, sent = self._elsewhere(url), dict(headers)
         raise RopewalkError(f"{self.host.name} redirects more than {REDIRECTS} times", kind=Kind.UNAVAILABLE)
 
     def _answer(self, response: Response, scope: str) -> str:
@@ -161,7 +171,7 @@ class Client:
     def _fetch_token(self, method: str, url: str, headers: dict[str, str], body: bytes | None) -> tuple[int, bytes]:
         """auth.Fetch. Redirects of a token service are not followed: the request carries credentials."""
         home = urlsplit(self.host.url)[:2] == urlsplit(url)[:2]
-        pool, headers = self._pool if home else self._elsewhere, {**_HEADERS, **headers}
+        pool, headers = self._pool if home else self._elsewhere(url), {**_HEADERS, **headers}
         for attempt in range(TRIES):
             try:
                 response = pool.request(method, url, headers=headers, body=body, preload_content=False, redirect=False)
@@ -224,6 +234,8 @@ def pause(attempt: int, retry_after: str = "") -> float:
 def explain(error: Exception) -> str:
     """The cause in words, without urllib3's object addresses."""
     reason = error.reason if isinstance(error, MaxRetryError) and error.reason else error
+    if isinstance(reason, ProxyError):
+        return f"the proxy (HTTPS_PROXY, HTTP_PROXY) does not let it through: {explain(reason.original_error)}"
     if isinstance(reason, NameResolutionError):
         return "its name does not resolve"
     if isinstance(reason, NewConnectionError):

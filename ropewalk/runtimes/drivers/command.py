@@ -55,9 +55,15 @@ class Command:
         self.sealed: sealed.Sealed | None = None
 
     @property
+    def source(self) -> str:
+        """The program as it is installed. Looked up at each use: it may be installed, or replaced, while the daemon
+        runs. The name if it is absent."""
+        return shutil.which(self.program, path=spawn.PATH) or self.program
+
+    @property
     def path(self) -> str:
-        """Looked up at each use: it may be installed, or replaced, while the daemon runs. The name if it is absent."""
-        found = shutil.which(self.program, path=spawn.PATH) or self.program
+        """What is run: the program, or its sealed copy."""
+        found = self.source
         return self.sealed.ensure(found) if self.sealed is not None else found
 
     async def seal(self, link: str) -> None:

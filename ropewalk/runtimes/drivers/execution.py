@@ -4,6 +4,10 @@ It returns when the command exits, not when its pipes end: what it left in the b
 SIGPIPE if it writes on. A runtime that copies the streams itself (runc) would wait for their end, so it is told to
 detach: it gives the streams away and ends, and the command is ours (linux/orphans.py).
 
+crun answers 255 without a word when its child dies before it has become the command: by the OOM killer, or with its
+container. A command may answer 255, too. But crun writes the pid file only once the child was ready for its exec, so
+without a pid no command has run.
+
 A command that must be ended may have forked, changed sessions and been re-parented to the container's init, where
 neither parents nor sessions name it any more. So what it starts carries a *mark*: the soft RLIMIT_RTTIME (setrlimit(2):
 microseconds of CPU for real-time tasks) is set to a number that nobody else has, some decades. It is inherited by
@@ -30,6 +34,8 @@ from ropewalk.runtimes.handler import ExecResult
 from ropewalk.runtimes.oci import build
 
 PROCESS_FD = 4
+PID_FD = 5
+UNSAID = 255  # crun's code where it has no message
 KILL_SECONDS = 10.0
 REAP_SECONDS = 0.5
 UNLIMITED = (1 << 64) - 1  # RLIM_INFINITY as the OCI runtime spec writes it
@@ -52,7 +58,8 @@ async def run(
     detach, a path of its own. See Handler.exec."""
     mark = new_mark()
     with contextlib.ExitStack() as stack:
-        log, child, outputs = _start(runtime, id, marked(description, mark), limit, stack, pid_file)
+        began = stack.enter_context(memory_file("pid"))
+        log, child, outputs = _start(runtime, id, marked(description, mark), limit, stack, began, pid_file)
         try:
             async with asyncio.timeout(timeout or None):
                 code = await child.wait()
@@ -69,6 +76,10 @@ async def run(
         stdout, stderr = (output.finish() for output in outputs)
         if code and (message := command.parse_log(os.pread(log, command.LOG_LIMIT, 0))):
             raise command.failure(id, "exec", message)
+        unborn = code == UNSAID and not pid_file and not os.fstat(began).st_size
+    if unborn:
+        text = f"container {ids.short(id)}: exec: {description['args'][0]!r} was killed before it began"
+        raise RopewalkError(text, hint="the container was out of memory, or ended at that moment")
     if code < 0:
         raise RopewalkError(f"container {ids.short(id)}: exec: the runtime was ended by signal {-code}")
     return ExecResult(code=code, stdout=stdout, stderr=stderr[: limit - len(stdout)])
@@ -80,14 +91,17 @@ def _start(
     description: dict[str, Any],
     limit: int,
     stack: contextlib.ExitStack,
+    began: int,
     pid_file: str,
 ) -> tuple[int, spawn.Process, list[spawn.Output]]:
-    """The runtime's log, its process, and the readers of both streams; `stack` closes what is ours."""
+    """The runtime's log, its process, and the readers of both streams; `stack` closes what is ours. `began`: a file
+    that gets the command's pid, unless `pid_file` does."""
     log = stack.enter_context(memory_file("oci-log"))
     specification = stack.enter_context(memory_file("oci-process", build.encode(description)))
     argv = [*runtime.prefix(f"/proc/self/fd/{command.LOG_FD}"), "exec", "--process", f"/proc/self/fd/{PROCESS_FD}"]
+    argv += ["--pid-file", pid_file or f"/proc/self/fd/{PID_FD}"]
     if pid_file:
-        argv += ["--detach", "--pid-file", pid_file]
+        argv.append("--detach")
         stack.enter_context(spawn.expecting_orphan())
         stack.callback(_forget, pid_file)
     argv.append(id)
@@ -98,7 +112,7 @@ def _start(
         argv,
         stdout=outputs[0].fd,
         stderr=outputs[1].fd,
-        pass_fds={command.LOG_FD: log, PROCESS_FD: specification},
+        pass_fds={command.LOG_FD: log, PROCESS_FD: specification, PID_FD: began},
         session=False,
     )
     for output in outputs:

@@ -304,6 +304,19 @@ class Driver(handler.Handler):
         """Ids that the runtime has state of; names with a dot are its own (crun's .cache)."""
         return [name for name in os.listdir(self.root) if not name.startswith(".")]
 
+    @property
+    def probe_prefix(self) -> str:
+        """What the ids of this runtime's probes begin with."""
+        return f"{handler.PROBE}{self.name}-"
+
+    def probe_cgroup(self, id: str) -> str:
+        return f"{self.node.cgroup}/{id}"
+
+    def _probes(self) -> list[str]:
+        """Ids of probes that have a cgroup, which outlives the state directory."""
+        names = {os.path.relpath(path, self.node.cgroup) for path in self.cgroups.list(self.node.cgroup)}
+        return [name for name in names if name.startswith(self.probe_prefix) and "/" not in name]
+
     def _may_sweep(self, id: str) -> bool:
         """Bundles and exit files lie beside those of the other runtimes; what says nothing is anybody's."""
         return self._bundle(id).read_record().runtime in ("", self.name)
@@ -311,9 +324,9 @@ class Driver(handler.Handler):
     async def sweep(self, owned: set[str]) -> list[str]:
         """`owned`: ids of containers, and of pods that have an init, at this moment: creates may be under way."""
         present = {id for id in (*os.listdir(self.containers), *self.monitor.exited()) if self._may_sweep(id)}
-        found = sorted(present.union(self._states()) - owned - self.probing)
+        found = sorted(present.union(self._states(), self._probes()) - owned - self.probing)
         for id in found:
-            await self.delete(id, "")
+            await self.delete(id, self.probe_cgroup(id) if id.startswith(self.probe_prefix) else "")
         for name in os.listdir(self.sockets):
             path = os.path.join(self.sockets, name)
             with contextlib.suppress(FileNotFoundError):  # a create under way is done with it

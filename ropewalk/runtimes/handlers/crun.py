@@ -29,10 +29,11 @@ class Handler(oci.Driver):
         self.filters = filters.Filters()
 
     def adapt(self, spec: dict[str, Any]) -> dict[str, Any]:
-        return self.filters.attach(spec)
+        return self.filters.attach(spec, self.filters.compiler(self.command.source))
 
     def created(self, plan: ContainerPlan) -> None:
-        self.filters.learn(plan.spec, os.path.join(self.root, plan.id, "seccomp.bpf"))
+        compiled = os.path.join(self.root, plan.id, "seccomp.bpf")
+        self.filters.learn(plan.spec, compiled, self.filters.compiler(self.command.source))
 
     def spec(self, id: str) -> dict[str, Any]:
         return filters.detach(super().spec(id))

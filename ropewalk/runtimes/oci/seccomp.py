@@ -7,10 +7,10 @@ the OCI form here, field by field, so that nothing else of the file reaches the 
 from __future__ import annotations
 
 import functools
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 from ropewalk import errors
 from ropewalk.runtimes.oci import seccomp_default
@@ -56,8 +56,11 @@ Operator = Literal[
 ]
 
 
+Errno = Annotated[int, Meta(ge=0, le=4095)]  # MAX_ERRNO, include/linux/err.h
+
+
 class Argument(Struct, frozen=True, rename="camel"):
-    index: int
+    index: Annotated[int, Meta(ge=0, le=5)]
     op: Operator
     value: int = 0
     value_two: int = 0
@@ -75,7 +78,7 @@ class Syscall(Struct, frozen=True, rename="camel"):
     action: Action
     names: list[str] | None = None
     name: str = ""  # Docker's old form
-    errno_ret: int | None = None
+    errno_ret: Errno | None = None
     args: list[Argument] | None = None
     includes: Condition | None = None
     excludes: Condition | None = None
@@ -88,7 +91,7 @@ class ArchMap(Struct, frozen=True, rename="camel"):
 
 class Profile(Struct, frozen=True, rename="camel"):
     default_action: Action
-    default_errno_ret: int | None = None
+    default_errno_ret: Errno | None = None
     architectures: list[str] | None = None
     arch_map: list[ArchMap] | None = None
     flags: list[str] | None = None

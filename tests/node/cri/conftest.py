@@ -1,4 +1,4 @@
-"""`shells`: pods and containers by the CRI, removed after the test."""
+"""`shells`: pods and containers by the CRI, on each runtime, removed after the test."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.node.cri.shells import Shells
 from tools import node as nodes
 
 
-@pytest.fixture
-async def shells(node: nodes.Node, client: cri.Client) -> AsyncIterator[Shells]:
-    made = Shells(client, node)
+@pytest.fixture(params=["crun", "runc"])
+async def shells(request: pytest.FixtureRequest, node: nodes.Node, client: cri.Client) -> AsyncIterator[Shells]:
+    made = Shells(client, node, request.param)
     yield made
     await made.close()

@@ -16,10 +16,10 @@ class Said(NamedTuple):
 
 
 class Shells:
-    """Pods and containers made here go with `close`."""
+    """Pods and containers made here, by the runtime `handler`, go with `close`."""
 
-    def __init__(self, client: cri.Client, running: node.Node) -> None:
-        self.client, self.running = client, running
+    def __init__(self, client: cri.Client, running: node.Node, handler: str) -> None:
+        self.client, self.running, self.handler = client, running, handler
         self.made: list[workload.Pod] = []
         self.counter = 0
 
@@ -29,15 +29,16 @@ class Shells:
         network: pod.NamespaceMode = pod.NamespaceMode.POD,
         pid: pod.NamespaceMode = pod.NamespaceMode.CONTAINER,
         ipc: pod.NamespaceMode = pod.NamespaceMode.POD,
+        users: pod.UserNamespace | None = None,
         privileged: bool = False,
         sysctls: dict[str, str] | None = None,
         **fields: Any,
     ) -> workload.Pod:
-        options = pod.NamespaceOption(network=network, pid=pid, ipc=ipc)
+        options = pod.NamespaceOption(network=network, pid=pid, ipc=ipc, userns_options=users)
         security = pod.LinuxSandboxSecurityContext(namespace_options=options, privileged=privileged)
         linux = pod.LinuxPodSandboxConfig(security_context=security, sysctls=sysctls or {})
         await self.client.pull(image.ImageSpec(image=images.BUSYBOX))
-        given = workload.pod_spec(logs=self.running.logs, linux=linux, **fields)
+        given = workload.pod_spec(logs=self.running.logs, linux=linux, runtime_handler=self.handler, **fields)
         self.made.append(await workload.run_pod(self.client, given))
         return self.made[-1]
 

@@ -13,9 +13,11 @@ from ropewalk.client import cri
 from ropewalk.client.values import ContainerState
 from ropewalk.errors import Kind, RopewalkError
 from ropewalk.linux import mount
-from ropewalk.spec.container import Mount, MountPropagation
+from ropewalk.spec.container import ContainerMetadata, Mount, MountPropagation
+from ropewalk.spec.image import ImageSpec
 from ropewalk.spec.pod import LinuxContainerResources, NamespaceMode
 from tests.node.cri.shells import Shells
+from tools import images
 
 LABELS = {"app": "conformance", "key.with/slash": ""}
 NOTES = {"annotation": "a value\nof two lines"}
@@ -27,6 +29,7 @@ async def test_created_started_stopped_removed(shells: Shells) -> None:
     (listed,) = await client.containers(id=id)
     status = await client.container_status(id)
     assert (listed.state, status.state) == (ContainerState.CREATED, ContainerState.CREATED)
+    assert listed.metadata == status.metadata == ContainerMetadata("main")
     assert (listed.labels, status.labels, listed.annotations, status.annotations) == (LABELS, LABELS, NOTES, NOTES)
     await client.start(id)
     assert (await client.container_status(id)).state is ContainerState.RUNNING
@@ -56,7 +59,8 @@ async def test_the_stop_signal_reaches_a_process_in_a_shared_pid_namespace(shell
 
 async def test_commands_run_and_end_with_their_time(shells: Shells) -> None:
     id = await shells.start(await shells.pod(), "sleep", "600")
-    assert (await shells.client.exec_sync(id, ["echo", "-n", "hello"])).stdout == b"hello"
+    done = await shells.client.exec_sync(id, ["echo", "-n", "hello"])
+    assert (done.stdout, done.stderr, done.exit_code) == (b"hello", b"", 0)
     with pytest.raises(RopewalkError) as caught:
         await shells.client.exec_sync(id, ["sleep", "4321"], timeout=1)
     assert caught.value.kind is Kind.TIMEOUT
@@ -65,7 +69,9 @@ async def test_commands_run_and_end_with_their_time(shells: Shells) -> None:
 
 async def test_statistics_of_those_asked_for(shells: Shells) -> None:
     pod, client = await shells.pod(), shells.client
-    first, second, third = [await shells.start(pod, "sleep", "600") for _ in range(3)]
+    labels = {"number": "1"}
+    first = await shells.start(pod, "sleep", "600", labels=labels)
+    second, third = [await shells.start(pod, "sleep", "600") for _ in range(2)]
     (one,) = await client.container_stats(id=first)
     assert (one.attributes.id, bool(one.attributes.metadata.name)) == (first, True)
     assert one.cpu is not None
@@ -73,6 +79,8 @@ async def test_statistics_of_those_asked_for(shells: Shells) -> None:
     assert one.cpu.timestamp > 0
     assert one.memory.timestamp > 0
     assert {stats.attributes.id for stats in await client.container_stats(pod=pod.id)} == {first, second, third}
+    assert [stats.attributes.id for stats in await client.container_stats(pod=pod.id, labels=labels)] == [first]
+    assert await client.container_stats(pod=pod.id, labels={"number": "2"}) == []
     assert {first, second, third} <= {stats.attributes.id for stats in await client.container_stats()}
 
 
@@ -171,6 +179,12 @@ async def test_recursive_read_only_is_refused_where_it_cannot_be(shells: Shells,
     with pytest.raises(RopewalkError, match="recursive_read_only") as caught:
         await pod.create("main", "sleep", "600", mounts=[volume])
     assert caught.value.kind is Kind.INVALID
+
+
+async def test_an_image_as_a_volume_is_never_writable(shells: Shells) -> None:
+    pod = await shells.pod()
+    with pytest.raises(RopewalkError, match="/v"):
+        await pod.create("main", "sleep", "600", mounts=[Mount("/v", image=ImageSpec(image=images.BUSYBOX))])
 
 
 # What is not there.

@@ -23,6 +23,7 @@ async def test_ready_not_ready_and_gone(shells: Shells) -> None:
     pod, client = await shells.pod(labels=LABELS, annotations=NOTES), shells.client
     (listed,) = await client.pods(id=pod.id)
     status = await client.pod_status(pod.id)
+    assert listed.metadata == status.metadata == pod.spec.metadata
     assert (listed.state, status.state) == (PodSandboxState.READY, PodSandboxState.READY)
     assert (listed.labels, status.labels, listed.annotations, status.annotations) == (LABELS, LABELS, NOTES, NOTES)
     for _ in range(2):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import socket
 import subprocess
 from pathlib import Path
@@ -13,9 +14,17 @@ from typing import Any
 import pytest
 
 from ropewalk.client import cri
-from ropewalk.errors import RopewalkError
-from ropewalk.spec.container import Capability
-from ropewalk.spec.pod import NamespaceMode, ProfileType, SecurityProfile, SupplementalGroupsPolicy
+from ropewalk.errors import Kind, RopewalkError
+from ropewalk.spec.container import Capability, Mount
+from ropewalk.spec.pod import (
+    IDMapping,
+    NamespaceMode,
+    ProfileType,
+    SecurityProfile,
+    SupplementalGroupsPolicy,
+    UserNamespace,
+)
+from tests.fakes.boxes import BUSYBOX
 from tests.node.cri.shells import Shells
 
 IDENTITY = "id -u; id -g; id -G"
@@ -138,10 +147,22 @@ async def test_a_profile_of_the_node_confines_all_but_the_privileged(shells: She
     assert (await shells.say(script, security={"seccomp": profile, "privileged": True})).stdout == "new\n"
 
 
+@pytest.fixture
+def setuid(tmp_path: Path) -> Mount:
+    """busybox as su, root's and with the setuid bit."""
+    program = tmp_path / "busybox"
+    shutil.copy(BUSYBOX, program)
+    program.chmod(0o4755)
+    return Mount("/su", str(program))
+
+
 @pytest.mark.parametrize("forbidden", [True, False])
-async def test_new_privileges(shells: Shells, *, forbidden: bool) -> None:
+async def test_new_privileges(shells: Shells, setuid: Mount, *, forbidden: bool) -> None:
+    """su looks at its effective user before it does anything else."""
     security = {"no_new_privs": forbidden, "run_as_user": 1000}
-    assert fields((await shells.say(STATUS, security=security)).stdout)["NoNewPrivs"] == str(int(forbidden))
+    said = await shells.say(f"{STATUS}; /su", security=security, mounts=[setuid])
+    assert fields(said.stdout)["NoNewPrivs"] == str(int(forbidden))
+    assert ("must be suid" in said.stderr.replace("\n", "")) is forbidden, said
 
 
 # Namespaces.
@@ -179,8 +200,37 @@ async def test_shared_memory_of_the_node_is_seen_from_its_ipc(shells: Shells, ip
     assert (id in listed.stdout.split()) is (ipc is NamespaceMode.NODE)
 
 
+MAP = [IDMapping(host_id=1 << 20, container_id=0, length=65536)]
+
+
+@pytest.mark.parametrize("users", [UserNamespace(NamespaceMode.POD, MAP, MAP), UserNamespace(NamespaceMode.NODE)])
+async def test_users_are_the_pods_or_the_nodes(shells: Shells, users: UserNamespace) -> None:
+    (line,) = (await shells.say("cat /proc/self/uid_map", of=await shells.pod(users=users))).stdout.splitlines()
+    of_node = Path("/proc/self/uid_map").read_text().split()
+    assert line.split() == (of_node if users.mode is NamespaceMode.NODE else ["0", "1048576", "65536"])
+
+
+@pytest.mark.parametrize(
+    ("users", "named"),
+    [
+        (UserNamespace(NamespaceMode.POD, MAP * 2, MAP * 2), "uids"),
+        (UserNamespace(NamespaceMode.POD, [IDMapping(1 << 20, 1, 9)], [IDMapping(1 << 20, 1, 9)]), "uids"),
+        (UserNamespace(NamespaceMode.CONTAINER), "CONTAINER"),
+        (UserNamespace(NamespaceMode.TARGET), "TARGET"),
+    ],
+    ids=["two mappings", "no id 0", "container", "target"],
+)
+async def test_users_that_cannot_be_are_refused(shells: Shells, users: UserNamespace, named: str) -> None:
+    with pytest.raises(RopewalkError, match=named) as caught:
+        await shells.pod(users=users)
+    assert caught.value.kind is Kind.INVALID
+
+
 async def test_features_are_told(client: cri.Client) -> None:
-    status = await client.status()
+    async with asyncio.timeout(20):
+        while len(handlers := (status := await client.status()).runtime_handlers) < 3:
+            await asyncio.sleep(0.1)  # a handler that was not probed yet is not told
     assert status.features.supplemental_groups_policy
-    features = {handler.name: handler.features for handler in status.runtime_handlers}
-    assert features[""].recursive_read_only_mounts
+    for handler in handlers:
+        assert handler.features.recursive_read_only_mounts
+        assert handler.features.user_namespaces

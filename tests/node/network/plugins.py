@@ -12,11 +12,12 @@ from ropewalk import ids
 from ropewalk.network import cni
 from ropewalk.network.attachment import Attachment
 from ropewalk.spec import pod
-from tests.node.network.conftest import INSTANCE, Lab
+from tests.node.network.lab import INSTANCE, Lab
 
 REAL = "/usr/lib/cni"
 FAKE_VERSIONS = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
 ADDRESS = "10.9.0.5/24"
+WEB = pod.PortMapping(container_port=80, host_port=8080)
 # What a fake plugin prints for ADD if its script does not: with the result before it, or one of its own.
 SCRIPT = """#!/bin/sh
 number=$(date +%s%N)

@@ -14,7 +14,7 @@ from ropewalk.errors import Invalid, Kind, RopewalkError
 from ropewalk.linux import namespaces, rtnetlink
 from ropewalk.network import ipam
 from ropewalk.spec import pod
-from tests.node.network.conftest import BRIDGE, INSTANCE, UPLINK_MTU, Lab, ip, nft, run
+from tests.node.network.lab import BRIDGE, INSTANCE, UPLINK_MTU, Lab, ip, nft, run
 
 Until = Callable[..., Any]
 

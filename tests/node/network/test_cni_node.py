@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import time
@@ -16,6 +17,7 @@ from ropewalk.client import cri
 from ropewalk.client.values import PodSandboxState
 from ropewalk.errors import RopewalkError
 from ropewalk.spec.image import ImageSpec
+from tests.node.kill import points
 from tools import images, workload
 from tools import node as nodes
 
@@ -28,8 +30,9 @@ class CniNode(nodes.Node):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.conf = self.base / "net.d"
+        text = self.config_file.read_text()  # other tests' nodes choose the bridge; the default is the plugins
+        self.config_file.write_text(text.replace('mode = "bridge"\n', ""))
         self.environment |= {
-            "ROPEWALK_NETWORK_MODE": "cni",
             "ROPEWALK_NETWORK_CNI_CONF_DIR": str(self.conf),
             "ROPEWALK_NETWORK_CNI_CHECK": "true",
         }
@@ -56,6 +59,7 @@ class CniNode(nodes.Node):
 
 
 NODE_CLASS = CniNode
+NS_GET_USERNS = 0xB701  # linux/nsfs.h
 
 
 async def network_ready(client: cri.Client, wanted: bool) -> str:
@@ -83,6 +87,34 @@ async def test_a_pod_has_the_address_that_the_plugins_gave(
     assert node.kept() == []
 
 
+async def test_a_pod_with_users_of_its_own_owns_its_namespace(
+    node: CniNode, client: cri.Client, run_pod: PodRunner
+) -> None:
+    await client.pull(ImageSpec(image=images.BUSYBOX))
+    pod = await run_pod(spec=points.pod_spec(node, "users"))
+    address = await pod.ip()
+    assert node.reserved() == [address]
+    await pod.start("main", "ip", "-4", "-o", "address", "show", "dev", "eth0")
+    assert f"inet {address}/24" in await pod.says("eth0")
+    _, info = await client.inspect_pod(pod.id, verbose=True)
+    pins = {entry["type"]: entry["path"] for entry in json.loads(info["info"])["runtimeSpec"]["linux"]["namespaces"]}
+    with open(pins["network"]) as net, open(pins["user"]) as user:
+        owner = fcntl.ioctl(net, NS_GET_USERNS)
+        assert os.stat(owner).st_ino == os.fstat(user.fileno()).st_ino
+        os.close(owner)
+    await client.stop_pod(pod.id)
+    assert node.reserved() == []
+    assert node.kept() == []
+
+
+async def test_a_verbose_status_shows_the_network(node: CniNode) -> None:
+    async with node.client() as client:
+        info = (await client.status(verbose=True)).info
+    (network,) = json.loads(info["cniconfig"])["Networks"]
+    assert (network["IFName"], network["Config"]["Name"]) == ("eth0", node.instance)
+    assert info["lastCNILoadStatus"] == "OK"
+
+
 async def test_a_kill_leaves_pods_connected_and_removable(node: CniNode, run_pod: PodRunner) -> None:
     pod = await run_pod()
     address = await pod.ip()
@@ -106,9 +138,12 @@ async def test_without_a_configuration_pods_of_the_nodes_network_still_run(
 ) -> None:
     node.file.unlink()
     assert "cni plugin not initialized" in await network_ready(client, False)
-    with pytest.raises(RopewalkError, match="no usable network configuration"):
+    with pytest.raises(RopewalkError, match=r"no network config found in .*network\.mode"):
         await run_pod()
-    await run_pod(host_network=True)
+    host = await run_pod(host_network=True)
+    await client.pull(ImageSpec(image=images.BUSYBOX))
+    await host.start("main", "echo", "hello")
+    assert await host.says("hello") == "hello\n"
     node.write()
     await network_ready(client, True)
     assert (await (await run_pod()).ip()) in node.reserved()

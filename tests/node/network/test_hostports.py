@@ -14,7 +14,7 @@ from ropewalk.linux import conntrack, namespaces, netlink, nft
 from ropewalk.network import bridged
 from ropewalk.network.attachment import Attachment
 from ropewalk.spec import pod
-from tests.node.network.conftest import BRIDGE, INSTANCE, NODE4, NODE6, OUTSIDE4, OUTSIDE6, Lab, host_ports, ports, run
+from tests.node.network.lab import BRIDGE, INSTANCE, NODE4, NODE6, OUTSIDE4, OUTSIDE6, Lab, host_ports, ports, run
 
 Until = Callable[..., Any]
 WEB = pod.PortMapping(container_port=80, host_port=8080)

@@ -12,7 +12,7 @@ import pytest
 from ropewalk import ids
 from ropewalk.network import cni, network
 from ropewalk.spec import pod
-from tests.node.network.conftest import INSTANCE, TAG, Lab, ip
+from tests.node.network.lab import INSTANCE, TAG, Lab, ip
 
 PLUGINS = "/usr/lib/cni"
 Make = Callable[[str], network.Network]

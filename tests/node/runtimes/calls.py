@@ -16,6 +16,32 @@ _RESULTS = BASE + 0x10000
 _ARGUMENTS = BASE + 0x20000  # for socketcall: 6 words of 32 bits each
 _SIZE = 0x30000
 
+# What RuntimeDefault decides about, by table and subject -> number, arguments.
+SAMPLE: dict[str, dict[str, tuple[int, tuple[int, ...]]]] = {
+    "x86_64": {
+        "getpid": (39, ()),
+        "socket inet": (41, (2, 1, 0)),
+        "socket alg": (41, (38, 5, 0)),
+        "socket alg with a high bit": (41, (2**32 + 38, 5, 0)),
+        "socket vsock": (41, (40, 1, 0)),
+        "unshare user": (272, (0x10000000,)),
+        "clone user": (56, (0x10000000 | 17, 0, 0)),
+        "clone3": (435, (0, 0)),
+        "io_uring_setup": (425, (1, 0)),
+        "keyctl": (250, (0, 0)),
+        "bpf": (321, (0, 0, 0)),
+        "userfaultfd": (323, (0,)),
+        "personality": (135, (0x0040000,)),
+    },
+    "i386": {
+        "getpid": (20, ()),
+        "socket inet": (359, (2, 1, 0)),
+        "socket alg": (359, (38, 5, 0)),
+        "unshare user": (310, (0x10000000,)),
+        "keyctl": (288, (0, 0)),
+    },
+}
+
 
 class Call(NamedTuple):
     """`table`: "x86_64", "i386" or "x32". `block`: words that the second argument points to (socketcall)."""

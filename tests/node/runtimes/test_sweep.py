@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from ropewalk.runtimes.handlers import crun
+from ropewalk.linux import process
+from ropewalk.runtimes import trial
+from ropewalk.runtimes.handlers import crun, runc
 from tests.fakes.boxes import Place, run
 
 
@@ -29,6 +32,20 @@ async def test_a_probe_under_way_is_not_swept(place: Place) -> None:
         await asyncio.sleep(0.001)
     assert swept == []
     assert (await probing).works
+
+
+async def test_what_a_killed_daemons_probe_left_is_found_by_its_cgroup(place: Place) -> None:
+    """Even where the state directory, a tmpfs, was emptied meanwhile."""
+    trying = trial.running(crun.Handler(crun.Config(), place.node), trial.build_spec())
+    task = await trying.__aenter__()
+    (left,) = place.cgroups.list(place.cgroup)
+    shutil.rmtree(place.state)
+    assert await runc.Handler(runc.Config(), place.node).sweep(set()) == []
+    assert process.is_alive(task.pid, task.pid_start)
+    assert await crun.Handler(crun.Config(), place.node).sweep(set()) == [os.path.basename(left)]
+    assert not process.is_alive(task.pid, task.pid_start)
+    assert place.cgroups.list(place.cgroup) == []
+    await trying.__aexit__(None, None, None)
 
 
 async def test_a_terminal_being_made_keeps_its_socket(place: Place) -> None:

@@ -20,16 +20,20 @@ class Fake:
     def __init__(self, name: str, story: list[str]) -> None:
         self.name, self.story = name, story
 
+    def use(self, network: str) -> None:
+        if network != "bridge":
+            self.story.append(f"{self.name} on {network}")
+
     def populate(self, pods: int, containers: int) -> None:
         self.story.append(f"{self.name} {pods}x{containers}")
 
 
-def measure(name: str, *, pods: int = 0) -> Measure:
+def measure(name: str, *, pods: int = 0, network: str = "bridge") -> Measure:
     def sample(side: Side) -> float:
         cast(Fake, side).story.append(f"{side.name} {name}")
         return 40.0 if side.name == "peer" else 10.0
 
-    return Measure(name, sample, "ms", "lower", 2, pods, 1 if pods else 0, name)
+    return Measure(name, sample, "ms", "lower", 2, pods, 1 if pods else 0, network, name)
 
 
 def take(
@@ -50,6 +54,13 @@ def test_populations_only_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     story, outcomes = take(monkeypatch, measure("crowd", pods=100), measure("none"), measure("one", pods=1))
     assert [outcome.name for outcome in outcomes] == ["none", "one", "crowd"]
     assert [line for line in story if line.startswith("peer") and "x" in line] == ["peer 0x0", "peer 1x1", "peer 100x1"]
+
+
+def test_the_network_changes_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = (measure("a", network="cni"), measure("b"), measure("c", network="cni"))
+    story, outcomes = take(monkeypatch, *chosen, names=("ropewalk",))
+    assert [outcome.name for outcome in outcomes] == ["b", "a", "c"]
+    assert story.index("ropewalk on cni") > story.index("ropewalk b")
 
 
 def test_a_row_holds_the_ratio_against_its_bar(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,7 @@ async def test_verbose_status_tells_the_state_directory(node: Node) -> None:
     info = (await node.ok("Status", verbose=True)).info
     assert json.loads(info["config"])["stateDir"] == "/run/ropewalk"
     assert json.loads(info["runtimes"])["crun"]["works"] is True
+    assert info["cniconfig"] == "{}"
 
 
 async def test_a_missing_runtime_is_said_with_what_to_do(node: Node) -> None:

@@ -223,3 +223,16 @@ async def test_closing_waits_for_every_process(fake: fakes.Registry) -> None:
     await pool.close()
     assert processes() == []
     assert time.monotonic() - begun < 5
+
+
+async def test_a_worker_knows_of_the_environment_only_how_to_reach_registries(
+    pool: workers.Workers, fake: fakes.Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setenv("ROPEWALK_SECRET", "x")
+    await pool.run(resolve(fake))
+    (worker,) = pool._all
+    with open(f"/proc/{worker._process.pid}/environ", "rb") as file:
+        names = {entry.partition(b"=")[0] for entry in file.read().split(b"\0")}
+    assert b"NO_PROXY" in names
+    assert b"ROPEWALK_SECRET" not in names

@@ -46,6 +46,7 @@ class FakeImages:
 class FakeCgroups:
     def __init__(self) -> None:
         self.killed: list[str] = []
+        self.present: list[str] = []
 
     async def remove(self, path: str) -> None:
         """Nothing is made, so nothing is left."""
@@ -54,7 +55,7 @@ class FakeCgroups:
         self.killed.append(path)
 
     def list(self, prefix: str) -> list[str]:
-        return []
+        return [path for path in self.present if path.startswith(f"{prefix}/")]
 
 
 class Daemon:
@@ -66,7 +67,8 @@ class Daemon:
         records = Table(database, "containers", Container, noun="container")
         queues, network, snapshotter = Queues(), FakeNetwork(world), FakeSnapshotter(world)
         handlers = Handlers({"crun": FakeHandler(world)}, default="crun")
-        cgroups: Any = FakeCgroups()
+        self.cgroups = FakeCgroups()
+        cgroups: Any = self.cgroups
         images: Any = FakeImages()
         place: dict[str, Any] = {"state": str(state), "boot_id": boot_id}
         name = "ropewalk-test"

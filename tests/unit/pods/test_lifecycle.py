@@ -278,6 +278,15 @@ class TestAfterAKill:
         await daemon.sandboxes.remove(pod_id)
         assert not daemon.sandboxes.list()
 
+    async def test_control_groups_that_nobody_owns_go(self, bench: Bench) -> None:
+        id = await bench.daemon.sandboxes.run(pod_spec())
+        daemon = await bench.restart(adopt=False)
+        stray = ["/ropewalk-test/podx", "/ropewalk-test/probe-absent-1"]
+        kept = [f"/ropewalk-test/pod{id}", f"/ropewalk-test/pod{id}/x", "/ropewalk-test/probe-crun-1", "/other/podx"]
+        daemon.cgroups.present = [*stray, *kept]
+        await daemon.recovery.run()
+        assert daemon.cgroups.killed == stray
+
     async def test_lists_answer_before_adoption_and_calls_on_a_pod_wait_for_it(self, bench: Bench) -> None:
         pod_id, id = await running(bench)
         daemon = await bench.restart(adopt=False)

@@ -218,37 +218,51 @@ async def test_a_stream_is_a_sequence_of_messages(channel: grpc.aio.Channel) -> 
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
+async def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "s"
     stale = socket.socket(socket.AF_UNIX)
     stale.bind(str(path))
     stale.close()
-    wire.claim(str(path))
+    await wire.claim(str(path))
     assert not path.exists()
 
 
-def test_a_socket_that_answers_is_left_alone(tmp_path: Path) -> None:
+async def test_a_socket_that_answers_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "PATIENCE", 0.0)
     path = tmp_path / "s"
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(path))
         other.listen()
         with pytest.raises(RopewalkError, match="another process answers") as caught:
-            wire.claim(str(path))
+            await wire.claim(str(path))
     assert caught.value.kind is Kind.STATE
     assert path.exists()
 
 
-def test_a_file_in_the_sockets_place_is_left_alone(tmp_path: Path) -> None:
+async def test_what_a_killed_daemon_was_starting_holds_its_socket_for_a_moment(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    held = socket.socket(socket.AF_UNIX)
+    held.bind(str(path))
+    held.listen()
+    claiming = asyncio.ensure_future(wire.claim(str(path)))
+    await asyncio.sleep(0)
+    assert not claiming.done()
+    held.close()
+    await claiming
+    assert not path.exists()
+
+
+async def test_a_file_in_the_sockets_place_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "s"
     path.write_text("precious")
     with pytest.raises(Invalid, match="not a socket"):
-        wire.claim(str(path))
+        await wire.claim(str(path))
     assert path.read_text() == "precious"
 
 
-def test_a_path_that_no_socket_can_have(tmp_path: Path) -> None:
+async def test_a_path_that_no_socket_can_have(tmp_path: Path) -> None:
     with pytest.raises(Invalid, match="longer than 107 bytes"):
-        wire.claim("/" + "x" * 107)
+        await wire.claim("/" + "x" * 107)
 
 
 @pytest.mark.parametrize("address", ["/run/a b.sock", "unix:///run/a b.sock", "unix:/run/a b.sock"])

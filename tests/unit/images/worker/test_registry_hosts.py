@@ -2,47 +2,18 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from ropewalk.errors import Kind, RopewalkError
+from ropewalk.errors import Kind
 from ropewalk.images import jobs
-from ropewalk.images.descriptor import Descriptor, Platform
 from ropewalk.images.worker import http, registry, resolve
 from ropewalk.spec.image import AuthConfig
 from tests.fakes import oci
 from tests.fakes import registry as fakes
 from tests.fakes.registry import Answer, Request
-
-LAYER = oci.layer([oci.File("data", os.urandom(700_000))], "")
-IMAGE = oci.Image([LAYER], {"User": "www-data"})
-BLOB = Descriptor(LAYER.media_type, LAYER.digest, len(LAYER.blob))
-AMD64 = Platform("linux", "amd64", "v1")
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[fakes.Registry]:
-    monkeypatch.setattr(http, "BACKOFF", 0.001)
-    with fakes.running() as registry:
-        registry.add("1", IMAGE)
-        yield registry
-
-
-def run(fake: fakes.Registry, target: str = "1", *, known: str = "", **source: object) -> jobs.Resolved:
-    return resolve.resolve(jobs.Resolve(fake.source(**source), target, AMD64, known))
-
-
-def read(fake: fakes.Registry, blob: Descriptor = BLOB, **source: object) -> bytes:
-    return b"".join(registry.Registry(fake.source(**source)).read_blob(blob))
-
-
-def refusal(call: Callable[[], object]) -> RopewalkError:
-    with pytest.raises(RopewalkError) as caught:
-        call()
-    return caught.value
+from tests.unit.images.worker.scenario import AMD64, BLOB, IMAGE, LAYER, read, refusal, run
 
 
 def cut_at(*positions: int) -> fakes.Script:

@@ -5,7 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ropewalk.runtimes.drivers import execution
+import pytest
+
+from ropewalk.errors import RopewalkError
+from ropewalk.linux import cgroup
+from ropewalk.runtimes.drivers import command, execution
+from ropewalk.runtimes.handler import ExecResult
 
 LIMITS = b"""Limit                     Soft Limit           Hard Limit           Units
 Max cpu time              unlimited            unlimited            seconds
@@ -37,3 +42,23 @@ def test_marks_differ_and_replace_a_limit_of_the_same_kind() -> None:
 def test_a_process_that_is_gone_carries_nothing() -> None:
     assert not execution.carries(os.getpid(), 77)
     assert not execution.carries(2**22 + 1, 77)
+
+
+async def answered(tmp_path: Path, script: str) -> ExecResult:
+    """What comes of a runtime that does as `script` says; $pid: the file for the command's pid."""
+    runtime = tmp_path / "runtime"
+    runtime.write_text(f'#!/bin/sh\nfor word; do test "$last" = --pid-file && pid=$word; last=$word; done\n{script}\n')
+    runtime.chmod(0o755)
+    told = command.Command(str(runtime), "/root")
+    description = {"args": ["check", "it"]}
+    return await execution.run(told, cgroup.detect(), "f" * 64, "/absent", description, timeout=10, limit=1 << 20)
+
+
+async def test_a_command_that_never_began_has_no_exit_code(tmp_path: Path) -> None:
+    """crun's answer when its child was killed before the exec."""
+    with pytest.raises(RopewalkError, match=r"f{13}: exec: 'check' was killed before it began.*out of memory"):
+        await answered(tmp_path, "exit 255")
+
+
+async def test_a_commands_own_255_is_its_exit_code(tmp_path: Path) -> None:
+    assert await answered(tmp_path, 'echo 7 >"$pid"; echo no; exit 255') == ExecResult(255, b"no\n", b"")

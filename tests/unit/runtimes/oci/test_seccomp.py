@@ -210,6 +210,11 @@ def test_a_profile_in_dockers_form() -> None:
         b'{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": "x", "action": "SCMP_ACT_ALLOW"}]}',
         b'{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["x"], "action": "SCMP_ACT_ALLOW", '
         b'"includes": {"minKernel": "x"}}]}',
+        b'{"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 4096, "syscalls": []}',
+        b'{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["x"], '
+        b'"action": "SCMP_ACT_ERRNO", "errnoRet": -1}]}',
+        b'{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["x"], "action": "SCMP_ACT_ERRNO", '
+        b'"args": [{"index": 6, "op": "SCMP_CMP_EQ"}]}]}',
         b"\xff",
         b" " * (seccomp.MAX_PROFILE + 1),
     ],

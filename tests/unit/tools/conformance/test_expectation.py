@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,12 @@ def test_a_report_is_results_by_name(tmp_path: Path) -> None:
     }
 
 
+def test_a_required_spec_that_was_not_run_is_a_skip(tmp_path: Path) -> None:
+    read(tmp_path, spec("was not reached", "skipped"), spec("a benchmark", "skipped"))
+    found = expectation.read_report(tmp_path / "report.json", {"[k8s.io] A was not reached", "[k8s.io] A absent"})
+    assert found == {"[k8s.io] A was not reached": Result("skip", "it was not run")}
+
+
 def test_a_run_that_selected_nothing(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text('[{"SpecReports": null}]')
     assert expectation.read_report(tmp_path / "report.json") == {}
@@ -80,6 +87,20 @@ def test_names_of_one_side_only() -> None:
     assert compared == ([], [], ["new\n    now fail: cannot be"], ["old"])
 
 
+def test_what_is_worse_fails_the_run_and_what_is_unknown_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    expected = {"good": PASS, "not here": SKIP, "never": FAIL}
+    assert critest.conclude(expected, {"good": PASS, "not here": PASS, "never": FAIL, "new": FAIL}, whole=True) == 0
+    said = capsys.readouterr().out
+    assert "not in tests/interop/critest.toml:\n  new\n    now fail: cannot be" in said
+    assert "better than expected:\n  not here" in said
+    assert said.endswith("2 passed, 2 failed (1 expected to), 0 skipped; 0 worse than expected\n")
+    for now in (SKIP, FAIL):
+        assert critest.conclude(expected, {"good": now}, whole=False) == 1
+        said = capsys.readouterr().out
+        assert f"worse than expected:\n  good\n    expected pass\n    now {now}" in said
+        assert "not have them" not in said
+
+
 @pytest.mark.parametrize("text", ["", "passes", "pass: why", "skip", "skip: ", "fail"])
 def test_an_outcome_has_its_form(text: str) -> None:
     with pytest.raises(ValueError, match="is not"):
@@ -92,9 +113,14 @@ def test_a_handler_changes_what_is_different_there(tmp_path: Path) -> None:
     assert expectation.read_expected(tmp_path / "file.toml", "other") == {"a": PASS, "b": SKIP}
 
 
-def test_the_committed_expectation_has_every_spec() -> None:
+@pytest.mark.parametrize("handler", ["crun", "runc"])
+def test_the_committed_expectation_is_to_pass_but_for_what_is_known(handler: str) -> None:
     """137 of critest's specs are not benchmarks (on a node without SELinux)."""
-    assert len(expectation.read_expected(critest.EXPECTED, "crun")) == 137
+    expected = expectation.read_expected(critest.EXPECTED, handler)
+    assert len(expected) == 137
+    others = {name.removeprefix("[k8s.io] ").partition(" ")[0] for name, result in expected.items() if result != PASS}
+    assert others == {"AppArmor", "Image", "NRI", "PodSandbox", "Streaming"}
+    assert sum(result == PASS for result in expected.values()) == 103
 
 
 def test_package_sources_become_sources_of_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,3 +132,24 @@ def test_package_sources_become_sources_of_sources(tmp_path: Path, monkeypatch: 
     busybox.source_lists(into)
     assert (into / "sources.list").read_text() == "# deb here\ndeb-src [arch=amd64] http://mirror a main\n"
     assert (into / "b.sources").read_text() == "Types: deb-src\nURIs: http://mirror\n"
+
+
+def test_what_critest_asserts_is_asserted_by_our_own_tests(repository: Path) -> None:
+    """Every spec that passes, or that fails for no fault of ours, is in the table of docs/conformance.md, which names
+    tests that exist."""
+    text = (repository / "docs/conformance.md").read_text()
+    rows = [line for line in text[text.index("| Specs |") :].splitlines() if line.startswith("| `")]
+    patterns = [
+        re.escape(name.replace("\\|", "|")).replace("…", ".*")
+        for row in rows
+        for name in re.findall("`([^`]+)`", row.rpartition(" | ")[0])
+    ]
+    names = {
+        name.removeprefix("[k8s.io] ")
+        for name, result in expectation.read_expected(critest.EXPECTED, "crun").items()
+        if result == PASS or "digest" in result.reason
+    }
+    assert [name for name in sorted(names) if not any(re.match(pattern, name) for pattern in patterns)] == []
+    tests = re.findall(r"\[(test_\w+)\]\(\.\./(tests/[\w/]+\.py)\)", text)
+    assert len(tests) > len(rows)
+    assert [name for name, file in tests if f"def {name}(" not in (repository / file).read_text()] == []

@@ -1,0 +1,105 @@
+"""What plugins are told: environment, configuration, capabilities, versions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ropewalk import ids
+from ropewalk.errors import Invalid
+from ropewalk.spec import pod
+from tests.node.network.plugins import ADDRESS, WEB, Net, named
+
+Until = Callable[..., Any]
+
+
+async def test_what_a_plugin_is_told(net: Net) -> None:
+    capabilities = dict.fromkeys(["portMappings", "bandwidth", "dns", "ipRanges", "cgroupPath"], True)
+    net.fake("all")
+    net.fake("none")
+    net.write({"type": "all", "capabilities": capabilities, "own": {"key": 1}}, {"type": "none"})
+    daemon = await net.start()
+    daemon.set_pod_cidr("10.9.0.0/24,fd09::/64")
+    spec = named(
+        "web",
+        port_mappings=[WEB],
+        annotations={"kubernetes.io/ingress-bandwidth": "8M"},
+        dns_config=pod.DNSConfig(servers=["10.0.0.10"]),
+        linux=pod.LinuxPodSandboxConfig(cgroup_parent="/kubepods/pod1"),
+    )
+    id, attachment = await net.pod(daemon, spec=spec)
+    assert attachment.addresses == [ADDRESS]
+    daemon.set_pod_cidr("10.10.0.0/24")  # is for later pods
+    await daemon.detach(id, attachment)
+    expected = {
+        "portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}],
+        "bandwidth": {"ingressRate": 8_000_000, "ingressBurst": (1 << 32) - 1},
+        "dns": {"servers": ["10.0.0.10"], "searches": [], "options": []},
+        "ipRanges": [[{"subnet": "10.9.0.0/24"}], [{"subnet": "fd09::/64"}]],
+        "cgroupPath": "/kubepods/pod1",
+    }
+    for call in net.calls():
+        assert call.document.get("runtimeConfig") == (expected if call.type == "all" else None)
+        assert (call.document["name"], call.document["cniVersion"]) == ("lab", "1.0.0")
+        assert call.env["CNI_CONTAINERID"] == id
+        assert (call.env["CNI_NETNS"], call.env["CNI_IFNAME"]) == (attachment.netns, "eth0")
+        assert call.env["CNI_ARGS"] == (
+            "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web;"
+            f"K8S_POD_INFRA_CONTAINER_ID={id};K8S_POD_UID=uid-web"
+        )
+    assert [call.domain for call in net.calls()] == ["", "all", "none", "none"]
+    assert net.calls()[0].document["own"] == {"key": 1}
+
+
+async def test_the_pod_cidr_outlives_the_daemon(net: Net) -> None:
+    net.fake("fake")
+    net.write({"type": "fake", "capabilities": {"ipRanges": True}})
+    first = await net.start()
+    first.set_pod_cidr("10.9.0.0/24")
+    await first.close()
+    await net.pod(await net.start())
+    (add,) = net.calls("ADD")
+    assert add.document["runtimeConfig"] == {"ipRanges": [[{"subnet": "10.9.0.0/24"}]]}
+    with pytest.raises(Invalid, match="pod CIDR"):
+        net.running[-1].set_pod_cidr("nonsense")
+
+
+async def test_what_can_never_be_is_refused_before_anything_is_made(net: Net) -> None:
+    net.fake("fake")
+    net.write({"type": "fake"})
+    daemon = await net.start()
+    for spec in (named("a;IP=10.0.0.1"), named("web", annotations={"kubernetes.io/egress-bandwidth": "fast"})):
+        with pytest.raises(Invalid):
+            daemon.plan(ids.new_id(), spec)
+    assert net.left() == []
+
+
+@pytest.mark.parametrize(
+    ("offered", "spoken", "expected"),
+    [
+        (["0.4.0", "1.0.0", "1.1.0"], ("0.4.0", "1.0.0"), "1.0.0"),
+        (["1.1.0", "1.0.0"], ("1.0.0", "1.1.0"), "1.1.0"),
+        (["0.3.1"], ("0.3.1", "0.4.0"), "0.3.1"),
+    ],
+)
+async def test_the_newest_version_that_every_plugin_speaks(
+    net: Net, offered: list[str], spoken: tuple[str, ...], expected: str
+) -> None:
+    net.fake("one", versions=spoken)
+    net.fake("two")
+    net.write({"type": "one"}, {"type": "two"}, cniVersion=offered[0], cniVersions=offered[1:])
+    daemon = await net.start()
+    id, attachment = await net.pod(daemon)
+    await daemon.detach(id, attachment)
+    assert {call.document["cniVersion"] for call in net.calls("ADD", "DEL")} == {expected}
+    told = [call.domain for call in net.calls("DEL")]
+    assert told == (["", ""] if expected == "0.3.1" else ["two", "two"])  # DEL gets the result since 0.4.0
+
+
+async def test_a_plugin_that_does_not_speak_the_version_is_said(net: Net) -> None:
+    net.fake("old", versions=("0.4.0",))
+    net.write({"type": "old"})
+    daemon = await net.start(ready=False)
+    assert "cniVersion 1.0.0 is not spoken" in daemon.condition()[2]
