@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import runpy
 import shlex
 import subprocess
 import sys
@@ -41,7 +42,8 @@ def compile_monitor(root: Path) -> None:
     serves every distribution. The compiler is $CC, with $CFLAGS behind our own."""
     program, stamp = root / MONITOR, root / "build/monitor.stamp"
     compiler, more = shlex.split(os.environ.get("CC", "cc")), shlex.split(os.environ.get("CFLAGS", ""))
-    command = [*compiler, *WARNINGS, *HARDENED, *more]
+    version = runpy.run_path(str(root / "ropewalk/version.py"))["VERSION"]
+    command = [*compiler, *WARNINGS, *HARDENED, f'-DVERSION="{version}"', *more]
     made_of = hashlib.sha256((root / SOURCE).read_bytes() + "\0".join(command).encode()).hexdigest()
     if program.exists() and stamp.exists() and stamp.read_text() == made_of:
         return

@@ -761,7 +761,7 @@ static void set_up_streams(bool input_kept) {
 }
 
 static _Noreturn void usage(void) {
-    static const char text[] = "ropewalk-monitor: started by ropewalk, or by containerd as binary://.../ropewalk-monitor?log=PATH\n";
+    static const char text[] = "started by ropewalk, or by containerd as binary:///.../ropewalk-monitor?log=PATH\n";
     (void)!write(STDERR_FILENO, text, sizeof text - 1);
     _exit(2);
 }
@@ -836,5 +836,7 @@ int main(int argc, char **argv) {
         run_container(argc - 1, argv + 1);
     if (argc > 2)
         run_logger(argv + 1);
+    if (argc == 2 && !strcmp(argv[1], "--version"))
+        _exit(write(STDOUT_FILENO, "ropewalk-monitor " VERSION "\n", sizeof "ropewalk-monitor " VERSION) < 0);
     usage();
 }

@@ -271,9 +271,12 @@ class Driver(handler.Handler):
         own.remove()
 
     def _creators(self, directory: str) -> list[int]:
-        """Monitor and runtime of a create that did not come to its end, by the bundle's path in their arguments."""
+        """Monitor and runtime of a create that did not come to its end, by the bundle's path in their arguments, or by
+        the runtime's log there: a monitor whose daemon was killed runs `delete`."""
+        log_flag = f"--log={bundle.Bundle(directory).log}"
         names = {os.path.basename(name).encode() for name in (self.command.path, self.monitor.path)}
-        return [pid for pid in process.find(os.fsencode(directory)) if program_name(pid) in names]
+        found = process.find(os.fsencode(directory), os.fsencode(log_flag))
+        return [pid for pid in found if program_name(pid) in names]
 
     async def _end_creators(self, id: str, directory: str) -> None:
         found: list[int] = []
