@@ -23,7 +23,15 @@ SHARE = "build/share"
 SOURCE = "csrc/monitor.c"
 MONITOR = "ropewalk/runtimes/monitors/ropewalk-monitor"
 WARNINGS = ("-std=gnu11", "-Wall", "-Wextra", "-Werror")
-HARDENED = ("-O2", "-fPIE", "-static-pie", "-fstack-protector-strong", "-D_FORTIFY_SOURCE=2", "-Wl,-z,relro,-z,now", "-s")
+HARDENED = (
+    "-O2",
+    "-fPIE",
+    "-static-pie",
+    "-fstack-protector-strong",
+    "-D_FORTIFY_SOURCE=2",
+    "-Wl,-z,relro,-z,now",
+    "-s",
+)
 
 
 def generate(root: Path) -> None:

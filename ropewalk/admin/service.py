@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 
 from ropewalk.images.progress import PullProgress
 from ropewalk.images.pull import Puller
-from ropewalk.runtimes.handler import Handlers
 from ropewalk.runtimes.health import Health
+from ropewalk.runtimes.registry import Handlers
 from ropewalk.wire.pb import admin_pb2 as pb
 
 FIRST_PROBE = 20.0  # seconds that ListRuntimes waits for the first probes after the start
@@ -38,6 +38,7 @@ class AdminService:
                     evidence=probe.evidence,
                     advice=probe.advice,
                     default=name == self._handlers.default,
+                    level=probe.level.value,
                 )
                 for name, probe in sorted(self._health.probes().items())
             ]

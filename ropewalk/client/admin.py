@@ -38,6 +38,7 @@ class Runtime(Struct, frozen=True):
     evidence: str = ""
     advice: str = ""
     default: bool = False
+    level: str = ""  # "absent", "present" or "works"
 
 
 class Client(endpoint.Endpoint):

@@ -22,7 +22,7 @@ def pod(record: Pod) -> dict[str, str]:
     return _text(
         {
             "sandboxID": record.id,
-            "pid": record.init.pid if record.init is not None else 0,
+            "pid": record.task.pid if record.task is not None else 0,
             "runtimeHandler": record.handler,
             "cgroup": record.cgroup,
             "network": record.attachment,

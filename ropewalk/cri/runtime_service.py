@@ -14,7 +14,7 @@ from ropewalk.pods.containers import Containers
 from ropewalk.pods.records import Container, Pod
 from ropewalk.pods.sandboxes import Sandboxes
 from ropewalk.pods.stats import Stats
-from ropewalk.runtimes.handler import Handlers
+from ropewalk.runtimes.registry import Handlers
 from ropewalk.version import VERSION
 from ropewalk.wire.pb import cri_pb2 as pb
 

@@ -9,8 +9,8 @@ import msgspec
 
 from ropewalk.linux.cgroup import Cgroups
 from ropewalk.network.network import Network
-from ropewalk.runtimes.handler import Handlers
 from ropewalk.runtimes.health import Health
+from ropewalk.runtimes.registry import Handlers
 from ropewalk.wire.pb import cri_pb2 as pb
 
 FIRST_PROBE = 2.0  # seconds that Status waits for the first probes after the start

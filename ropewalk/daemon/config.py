@@ -8,12 +8,10 @@ is an error naming file, key and value.
 from __future__ import annotations
 
 import glob
-import importlib
 import os
-import pkgutil
 import tomllib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast
 
 import msgspec
 from msgspec import Meta, Struct
@@ -22,7 +20,7 @@ from ropewalk.daemon import logs, settings
 from ropewalk.errors import Invalid
 from ropewalk.images import pull, reference
 from ropewalk.network import network
-from ropewalk.runtimes import handlers
+from ropewalk.runtimes import registry
 
 FILE = "/etc/ropewalk/config.toml"
 ROOT = "/var/lib/ropewalk"
@@ -31,12 +29,13 @@ PREFIX = "ROPEWALK"
 CLIENTS = ("ROPEWALK_ADDRESS",)  # where the command finds a daemon; a daemon is told its socket by file or flag
 
 
-def _runtimes() -> type[Struct]:
-    """One section per handler file: a runtime is one file (runtimes/handlers/<name>.py)."""
+def _runtimes(types: Mapping[str, str]) -> type[Struct]:
+    """One section per handler: those of runtimes/handlers, and those in `types`, section to type ("": its own name)."""
     fields: list[tuple[str, Any, Any]] = []
-    for found in pkgutil.iter_modules(handlers.__path__):
-        module = importlib.import_module(f"{handlers.__name__}.{found.name}")
-        fields.append((found.name, module.Config, module.Config()))
+    for name in sorted({*registry.built_in(), *types}):
+        config = registry.section(name, types.get(name, ""))
+        if config is not None:
+            fields.append((name, config, config()))
     return msgspec.defstruct("Runtimes", fields, frozen=True, module=__name__)
 
 
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
     class Runtimes(Struct, frozen=True):
         """A section per handler."""
 else:
-    Runtimes = _runtimes()
+    Runtimes = _runtimes({})
 
 
 class Config(Struct, frozen=True):
@@ -55,6 +54,14 @@ class Config(Struct, frozen=True):
         str, Meta(description="Unix socket that the CRI is served on; empty: ropewalk.sock in the state directory.")
     ] = ""
     default_runtime: Annotated[str, Meta(description="Handler of pods that name no RuntimeClass.")] = "crun"
+    untrusted_runtime: Annotated[
+        str,
+        Meta(
+            description="Handler of pods that an annotation marks as untrusted "
+            "(io.kubernetes.cri.untrusted-workload: true, io.kubernetes.cri-o.TrustedSandbox: false) and that name no "
+            "RuntimeClass; empty: they are refused."
+        ),
+    ] = ""
     snapshotter: Annotated[
         Literal["overlay", "native"],
         Meta(description='How layers become root file systems: "overlay" mounts them, "native" copies them.'),
@@ -67,6 +74,21 @@ class Config(Struct, frozen=True):
     @property
     def socket(self) -> str:
         return self.address.removeprefix("unix://") or os.path.join(self.state, "ropewalk.sock")
+
+
+def shaped(documents: Sequence[settings.Document]) -> type[Config]:
+    """Config with the runtimes' sections that `documents` have beside the built-in ones."""
+    types: dict[str, str] = {}
+    for document in documents:
+        sections = document.get("runtimes")
+        for name, section in sections.items() if isinstance(sections, dict) else ():
+            if isinstance(section, dict):
+                types[name] = str(section.get("type", types.get(name, "")))
+    if all(name in registry.built_in() and type in ("", name) for name, type in types.items()):
+        return Config
+    runtimes = _runtimes(types)
+    made = msgspec.defstruct("Config", [("runtimes", runtimes, runtimes())], bases=(Config,), frozen=True)
+    return cast("type[Config]", made)
 
 
 STATE_LIMIT = 107 - len("/consoles/conmon-term.XXXXXX")  # sockaddr_un.sun_path, and conmon's console socket
@@ -89,19 +111,18 @@ def load(
 ) -> Loaded:
     """Read everything. `file`: instead of /etc/ropewalk/config.toml (its conf.d is beside it); it must exist if given.
     `assigned` and then `overrides`: what the command line sets, as key=value and as flags of their own."""
-    documents: list[settings.Document] = []
     warnings: list[str] = []
     files = _files(file)
-    for path in files:
-        document = read(path)
-        settings.parse(document, Config, path)
-        warnings += [f"{path}: {warning}" for warning in settings.unknown(document, Config)]
-        documents.append(document)
+    documents = [read(path) for path in files]
+    shape = shaped(documents)
+    for path, document in zip(files, documents, strict=True):
+        settings.parse(document, shape, path)
+        warnings += [f"{path}: {warning}" for warning in settings.unknown(document, shape)]
     own = {name: value for name, value in environ.items() if name not in CLIENTS}
-    documents.append(settings.environment(own, Config, PREFIX))
-    warnings += _unknown_variables(environ)
-    documents += [assignments(assigned), overrides or {}]
-    config = settings.parse(settings.merge(documents), Config, "configuration")
+    documents.append(settings.environment(own, shape, PREFIX))
+    warnings += _unknown_variables(environ, shape)
+    documents += [assignments(assigned, shape), overrides or {}]
+    config = settings.parse(settings.merge(documents), shape, "configuration")
     return Loaded(_checked(config), warnings, files)
 
 
@@ -126,8 +147,8 @@ def variable(key: settings.Key) -> str:
     return "" if name in CLIENTS else name
 
 
-def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
-    known = {settings.variable(key, PREFIX) for key in settings.keys(Config)} | set(CLIENTS)
+def _unknown_variables(environ: Mapping[str, str], shape: type[Config]) -> list[str]:
+    known = {settings.variable(key, PREFIX) for key in settings.keys(shape)} | set(CLIENTS)
     strange = [name for name in environ if name.startswith(f"{PREFIX}_") and name not in known]
     return [f"environment: {settings.nearest(name, known)}" for name in sorted(strange)]
 
@@ -143,8 +164,11 @@ def _checked(config: Config) -> Config:
         )
         raise Invalid(f"state = {config.state!r} is too long", hint=hint)
     known = config.runtimes.__struct_fields__
-    if config.default_runtime not in known:
-        raise Invalid(f"default_runtime = {config.default_runtime!r}: this build has {', '.join(known)}")
+    for key, name in (("default_runtime", config.default_runtime), ("untrusted_runtime", config.untrusted_runtime)):
+        if name not in known and (name or key == "default_runtime"):
+            raise Invalid(
+                f"{key} = {name!r}: this node has {', '.join(known)}", hint=f"[runtimes.{name}] with a type makes one"
+            )
     for name in config.images.pinned:
         try:
             reference.parse(name)
@@ -163,9 +187,9 @@ def text(config: Config) -> str:
     return settings.render(config, commented=False)
 
 
-def assignments(texts: Sequence[str]) -> settings.Document:
+def assignments(texts: Sequence[str], shape: type[Config] = Config) -> settings.Document:
     """What `--set section.key=value` says. Raises Invalid for a key that does not exist."""
-    known = {key.name: key for key in settings.keys(Config)}
+    known = {key.name: key for key in settings.keys(shape)}
     documents = []
     for text in texts:
         name, separator, value = text.partition("=")

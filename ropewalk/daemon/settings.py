@@ -37,10 +37,10 @@ class Key(NamedTuple):
         return ".".join(self.path)
 
     def read(self, config: Struct) -> Any:
-        """Its value in `config`."""
+        """Its value in `config`; None where `config` has no such section."""
         value: Any = config
         for name in self.path:
-            value = getattr(value, name)
+            value = getattr(value, name, None)
         return value
 
 
@@ -100,8 +100,9 @@ def _values(kind: Any, notes: list[msgspec.Meta]) -> str:
 
 
 def changes(before: T, after: T) -> list[Change]:
-    """What differs, in the order of `keys`."""
-    pairs = [Change(key, key.read(before), key.read(after)) for key in keys(type(before))]
+    """What differs, in the order of `keys`. One of the two may have sections that the other has not."""
+    found = {key.name: key for struct in (type(before), type(after)) for key in keys(struct)}
+    pairs = [Change(key, key.read(before), key.read(after)) for key in found.values()]
     return [change for change in pairs if change.before != change.after]
 
 
@@ -205,11 +206,13 @@ def _wrapped(text: str) -> list[str]:
 
 
 def toml(value: Any) -> str:
-    """One value in TOML 1.0. A string is written as JSON writes it, which TOML reads alike."""
+    """One value in TOML 1.0, "nothing" for None. A string is written as JSON writes it, which TOML reads alike."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{toml(k)} = {toml(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(toml, value)) + "]"
     if isinstance(value, Struct):
         return toml(msgspec.to_builtins(value))
+    if value is None:
+        return "nothing"
     return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")

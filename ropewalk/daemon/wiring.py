@@ -38,7 +38,7 @@ from ropewalk.pods.records import Container, Pod
 from ropewalk.pods.recovery import Recovery
 from ropewalk.pods.sandboxes import Sandboxes
 from ropewalk.pods.stats import Stats
-from ropewalk.runtimes import handler
+from ropewalk.runtimes import handler, registry
 from ropewalk.runtimes.health import Health
 from ropewalk.state.database import Database, lock
 from ropewalk.state.store import Table
@@ -69,8 +69,12 @@ class Daemon:
         self._claim = lock(f"{config.state}/lock")  # the root has the database's
         self.database = Database(f"{config.root}/state.db")
         self.cgroups = cgroup.detect()
-        given = handler.Node(config.state, self.cgroups, config.root, f"/{self.instance}")
-        self.handlers = build_handlers(config, given)
+        self.handlers = registry.build(
+            config.runtimes,
+            handler.Node(config.state, self.cgroups, config.root, f"/{self.instance}"),
+            default=config.default_runtime,
+            untrusted=config.untrusted_runtime,
+        )
         self.health = Health(self.handlers)
         self.network = Network(config.network, instance=self.instance, tag=tag, directory=f"{config.root}/cni")
         self._build_storage()
@@ -240,15 +244,6 @@ def make_directories(config: Config) -> None:
             os.chmod(path, mode)
         except OSError as error:
             raise Invalid(f"cannot use the directory {path}: {error.strerror}", hint="are you root?") from error
-
-
-def build_handlers(config: Config, place: handler.Node) -> handler.Handlers:
-    """One handler per file of runtimes/handlers, with its section of the configuration."""
-    made = {}
-    for name in config.runtimes.__struct_fields__:
-        module = importlib.import_module(f"ropewalk.runtimes.handlers.{name}")
-        made[name] = module.Handler(getattr(config.runtimes, name), place)
-    return handler.Handlers(made, config.default_runtime)
 
 
 def build_snapshotter(config: Config, database: Database, offload: Offload) -> DirectorySnapshotter:

@@ -22,9 +22,11 @@ from ropewalk.linux.offload import Offload
 from ropewalk.pods import files, identity, phases
 from ropewalk.pods.queues import Queues
 from ropewalk.pods.records import Container, ContainerPhase, Pod, PodPhase, User
-from ropewalk.runtimes.handler import ContainerPlan, ExecResult, Exit, Handler, Handlers
+from ropewalk.runtimes import refusals
+from ropewalk.runtimes.handler import ContainerPlan, ExecResult, Exit, Handler
 from ropewalk.runtimes.oci import build, resolve, seccomp, validate
 from ropewalk.runtimes.oci.facts import NodeFacts
+from ropewalk.runtimes.registry import Handlers
 from ropewalk.singleflight import Flights
 from ropewalk.spec.container import ContainerSpec
 from ropewalk.spec.pod import LinuxContainerResources, NamespaceMode
@@ -102,7 +104,7 @@ class Containers:
         handler = self._handlers[pod.handler]
         if any(mount.recursive_read_only for mount in spec.mounts):
             await handler.settle()
-        handler.refuse(pod.spec, spec)
+        refusals.check(handler, pod.spec, spec)
         key = identity.container_key(pod.id, spec)
         existing = self._find(pod.id, key)
         if existing is not None and is_visible(existing):
@@ -164,6 +166,7 @@ class Containers:
             node_devices=await call(resolve.read_node_devices) if spec.security.privileged else [],
             seccomp_profile=await call(resolve.read_seccomp_profile, profile, limit) if profile else None,
             node=self._facts(pod),
+            annotations=list(self._handlers[pod.handler].pod_annotations),
         )
 
     def _facts(self, pod: Pod) -> NodeFacts:
@@ -175,8 +178,8 @@ class Containers:
         """The pod's pinned namespaces, and whose PID namespace to join."""
         joined = dict(pod.namespaces)
         options = spec.security.namespace_options
-        if options.pid is NamespaceMode.POD and pod.init is not None:
-            joined["pid"] = f"/proc/{pod.init.pid}/ns/pid"
+        if options.pid is NamespaceMode.POD and pod.task is not None:
+            joined["pid"] = f"/proc/{pod.task.pid}/ns/pid"
         elif options.pid is NamespaceMode.TARGET:
             target = self.get(options.target_id)
             if target.pod_id != pod.id or target.phase is not ContainerPhase.RUNNING or target.task is None:
@@ -222,19 +225,21 @@ class Containers:
         container = self.containers[id]
         spec = container.spec
         built = self._built[id]
+        pod = self._pods[container.pod_id]
         plan = ContainerPlan(
             id=id,
             pod_id=container.pod_id,
             spec=built.spec,
             rootfs=await self._snapshotter.mounts(container.snapshot),
             cgroup=container.cgroup,
-            monitor_cgroup=identity.monitor_cgroup(self._pods[container.pod_id]),
+            monitor_cgroup=identity.monitor_cgroup(pod),
             log_path=container.log_path,
             tty=spec.tty,
             stdin=spec.stdin,
             stdin_once=spec.stdin_once,
             propagation=built.propagation,
-            userns=self._pods[container.pod_id].namespaces.get("user", ""),
+            userns=pod.namespaces.get("user", ""),
+            pod=pod.task,
         )
         task = await self._handler(id).create(plan)
         self.containers.apply(id, phases.tasked, task)
@@ -405,6 +410,7 @@ class Containers:
     async def update(self, id: str, resources: LinuxContainerResources) -> None:
         """New limits for a created or running container; the row tells the new values."""
         container = self.get(id)
+        refusals.check_update(self._handler(container.id))
         async with self._queues.turn(container.pod_id):
             container = self.containers[container.id]
             if container.phase is ContainerPhase.EXITED or container.task is None:

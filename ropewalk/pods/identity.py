@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from ropewalk.errors import Kind, RopewalkError
-from ropewalk.pods.records import Container, Pod
+from ropewalk.pods.records import Container, Pod, PodPhase
 from ropewalk.spec.container import ContainerSpec
 from ropewalk.spec.pod import PodSpec
 
@@ -40,6 +40,18 @@ def adopt(existing: R, asked: Any, recorded: Any, *, usable: bool, noun: str) ->
         hint="remove it, or ask with the next attempt number",
         kind=Kind.EXISTS,
     )
+
+
+def adopt_pod(existing: Pod, asked: PodSpec, handler: str) -> Pod:
+    """The same for a pod; `handler` is what the request would get now, which the configuration may have changed."""
+    if existing.handler != handler:
+        raise RopewalkError(
+            f"pod sandbox {existing.id!r} has this name and attempt, but its runtime handler is {existing.handler!r}, "
+            f"and the request now gets {handler!r}",
+            hint="remove it, or ask with the next attempt number",
+            kind=Kind.EXISTS,
+        )
+    return adopt(existing, asked, existing.spec, usable=existing.phase is PodPhase.READY, noun="pod sandbox")
 
 
 def differences(one: Any, other: Any, path: str = "") -> list[str]:

@@ -22,9 +22,9 @@ def attached(pod: Pod, attachment: Attachment) -> Pod:
     return replace(pod, attachment=attachment)
 
 
-def initialised(pod: Pod, init: Task) -> Pod:
-    """The process that holds the shared PID namespace runs."""
-    return replace(pod, init=init)
+def sandboxed(pod: Pod, task: Task) -> Pod:
+    """What its handler needs for it runs."""
+    return replace(pod, task=task)
 
 
 def ready(pod: Pod, at: int) -> Pod:
@@ -33,13 +33,13 @@ def ready(pod: Pod, at: int) -> Pod:
 
 
 def notready(pod: Pod) -> Pod:
-    """Its init died, its namespaces are gone, the node was restarted, or it is being stopped."""
+    """Its own process died, its namespaces are gone, the node was restarted, or it is being stopped."""
     return replace(pod, phase=PodPhase.NOTREADY) if pod.phase is PodPhase.READY else pod
 
 
 def torn_down(pod: Pod) -> Pod:
     """STOP has released every kernel object."""
-    return pod if pod.torn_down else replace(pod, phase=PodPhase.NOTREADY, torn_down=True, init=None)
+    return pod if pod.torn_down else replace(pod, phase=PodPhase.NOTREADY, torn_down=True, task=None)
 
 
 def tasked(container: Container, task: Task) -> Container:

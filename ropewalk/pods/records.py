@@ -37,7 +37,7 @@ class Pod(Struct, frozen=True, omit_defaults=True, kw_only=True):
         default_factory=dict
     )  # OCI type -> pin path; absent: the node's or the container's own
     attachment: Attachment | None = None
-    init: Task | None = None  # the process that holds a shared PID namespace
+    task: Task | None = field(default=None, name="init")  # what its handler needs for it; "init" in rows since 0.1
     torn_down: bool = False  # STOP has released everything
 
 

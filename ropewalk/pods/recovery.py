@@ -22,7 +22,8 @@ from ropewalk.pods.containers import Containers
 from ropewalk.pods.queues import Queues
 from ropewalk.pods.records import Container, ContainerPhase, Pod, PodPhase
 from ropewalk.pods.sandboxes import Sandboxes
-from ropewalk.runtimes.handler import PROBE, Handlers, Observation
+from ropewalk.runtimes.handler import PROBE, Observation
+from ropewalk.runtimes.registry import Handlers
 from ropewalk.storage.snapshotter import SnapshotKind, Snapshotter
 
 log = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """Pod sandboxes: RUN in steps, STOP as their undo, REMOVE as both plus the row.
 
-A sandbox has no process of its own: its namespaces are pinned by bind mounts. Only a shared PID namespace needs
-one, a tiny init that reaps.
+A sandbox has no process of its own: its namespaces are pinned by bind mounts. Whether it needs one all the same is its
+handler's to know: an init for a shared PID namespace, a user-space kernel, a virtual machine.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from ropewalk.pods import files, identity, phases
 from ropewalk.pods.containers import Containers
 from ropewalk.pods.queues import Queues
 from ropewalk.pods.records import Pod, PodPhase
-from ropewalk.runtimes.handler import Handlers
+from ropewalk.runtimes import refusals
+from ropewalk.runtimes.handler import PodPlan
 from ropewalk.runtimes.oci import build, sysctls, usernamespace, validate
 from ropewalk.runtimes.oci.facts import NodeFacts
+from ropewalk.runtimes.registry import Handlers
 from ropewalk.singleflight import Flights
 from ropewalk.spec.pod import NamespaceMode, PodSpec
 from ropewalk.state.store import Table
@@ -86,16 +88,15 @@ class Sandboxes:
 
     async def run(self, spec: PodSpec) -> Pod:
         """A READY pod sandbox. A repeat with the same metadata joins or adopts; it is never made twice."""
-        handler = self._handlers[spec.runtime_handler]
+        handler = self._handlers.choose(spec)
         if spec.namespaces.userns_options is not None:
             await handler.settle()
         validate.validate_pod(spec, user_namespaces=handler.capabilities.user_namespaces)
-        handler.refuse(spec)
+        refusals.check(handler, spec)
         key = identity.pod_key(spec)
         existing = self._find(key)
         if existing is not None and is_visible(existing):
-            usable = existing.phase is PodPhase.READY
-            return identity.adopt(existing, spec, existing.spec, usable=usable, noun="pod sandbox")
+            return identity.adopt_pod(existing, spec, handler.name)
         if existing is not None and existing.spec != spec:
             await self._flights.overtake(key)
         return await self._flights.join(key, lambda: self._run(spec, handler.name))
@@ -203,26 +204,31 @@ class Sandboxes:
     async def remove_files(self, id: str) -> None:
         files.remove(self._state, id)
 
-    async def create_init(self, id: str) -> None:
+    async def create_task(self, id: str) -> None:
+        """What the handler needs of its own, if anything."""
         pod = self.pods[id]
-        if pod.spec.namespaces.pid is not NamespaceMode.POD:
-            return
-        handler = self._handlers[pod.handler]
-        spec = build.init_spec(
-            pod.spec, id=id, namespaces=pod.namespaces, cgroup_path=self._init_cgroup(pod), node=self._node
+        path = self._task_cgroup(pod)
+        plan = PodPlan(
+            id=id,
+            pod=pod.spec,
+            spec=build.init_spec(pod.spec, id=id, namespaces=pod.namespaces, cgroup_path=path, node=self._node),
+            cgroup=path,
+            parent=pod.cgroup,
+            monitor_cgroup=identity.monitor_cgroup(pod),
+            namespaces=pod.namespaces,
         )
-        task = await handler.create_init(id, spec, self._init_cgroup(pod))
-        self.pods.apply(id, phases.initialised, task)
+        task = await self._handlers[pod.handler].create_pod(plan)
+        if task is not None:
+            self.pods.apply(id, phases.sandboxed, task)
 
-    async def remove_init(self, id: str) -> None:
+    async def delete_task(self, id: str) -> None:
         pod = self.pods[id]
         self._unwatch(id)
-        if pod.spec.namespaces.pid is NamespaceMode.POD:
-            await self._handlers[pod.handler].delete(id, self._init_cgroup(pod))
+        await self._handlers[pod.handler].delete_pod(id, self._task_cgroup(pod))
         await self._cgroups.remove(pod.cgroup if pod.own_cgroup else identity.monitor_cgroup(pod))
 
     @staticmethod
-    def _init_cgroup(pod: Pod) -> str:
+    def _task_cgroup(pod: Pod) -> str:
         return f"{pod.cgroup}/{pod.id}"
 
     # Stop and remove.
@@ -282,11 +288,11 @@ class Sandboxes:
     # The sandbox's own process.
 
     def watch(self, pod: Pod) -> None:
-        """NOTREADY as soon as the init of the shared PID namespace ends; no process, nothing to watch."""
-        if pod.init is not None and pod.id not in self._watches:
-            self._watches[pod.id] = asyncio.ensure_future(self._await_init(pod.id, pod.init.pid, pod.init.pid_start))
+        """NOTREADY as soon as what its handler needs for it ends; no process, nothing to watch."""
+        if pod.task is not None and pod.id not in self._watches:
+            self._watches[pod.id] = asyncio.ensure_future(self._await_task(pod.id, pod.task.pid, pod.task.pid_start))
 
-    async def _await_init(self, id: str, pid: int, start: int) -> None:
+    async def _await_task(self, id: str, pid: int, start: int) -> None:
         pidfd = process.open_pidfd(pid, start)
         if pidfd is not None:
             try:
@@ -295,7 +301,7 @@ class Sandboxes:
                 os.close(pidfd)
         self._watches.pop(id, None)
         if id in self.pods:
-            log.warning("the pod's init ended", extra={"pod": id, "pid": pid})
+            log.warning("the pod's own process ended", extra={"pod": id, "pid": pid})
             self.pods.apply(id, phases.notready, derivable=True)
 
     def _unwatch(self, id: str) -> None:
@@ -308,8 +314,8 @@ class Sandboxes:
         for kind, pin in pod.namespaces.items():
             if not namespaces.is_pinned(pin):
                 return f"its {kind} namespace {pin} is gone"
-        if pod.init is not None and process.start_time(pod.init.pid) != pod.init.pid_start:
-            return "its init is gone"
+        if pod.task is not None and process.start_time(pod.task.pid) != pod.task.pid_start:
+            return f"its own process {pod.task.pid} is gone"
         return ""
 
     def remove_directory(self, id: str) -> None:
@@ -348,5 +354,5 @@ RUN = (
     Step("namespaces", Sandboxes.make_namespaces, Sandboxes.drop_namespaces),
     Step("network", Sandboxes.attach, Sandboxes.detach),
     Step("files", Sandboxes.write_files, Sandboxes.remove_files),
-    Step("init", Sandboxes.create_init, Sandboxes.remove_init),
+    Step("sandbox", Sandboxes.create_task, Sandboxes.delete_task),
 )  # every undo is idempotent and finds its work from the row

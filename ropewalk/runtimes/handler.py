@@ -1,31 +1,58 @@
 """The Handler contract: a runtime that RuntimeClass can name.
 
-A handler is one file, `handlers/<name>.py`; its name is the file's. It declares what it can do, refuses what
-it cannot before any work, and turns a *plan* (everything decided) into a *task* (processes). It owns no
-records: it is told ids, and what it needs to find its work again is either derived from the id or comes back
-as a small value that the caller persists.
+Words. A *handler* is a name that a pod can ask for, and the object that serves it. Its *type* is a module with a
+`Config` (its section of the configuration) and a `Handler`: a file of `handlers/`, whose name is the type's, or a
+module that another package registers (registry.py). A *plan* is everything decided about a pod or a container, a *task*
+its processes. A handler owns no records: it is told ids, and what it needs to find its work again is derived from the
+id (files in its bundle directory) or comes back in the Task, which the caller persists. It never calls upward.
 
-Lifecycle of a container::
+What a handler can do stands in its `capabilities`; refusals.py turns down what they rule out, naming the field, before
+any work. Whether it works on this node is what `probe` found out by running something (health.py).
 
-    create(plan) -> Task          mounts the root file system, starts monitor and runtime; the process waits
-    start(task)                   the process runs
-    wait(task) -> Exit            returns once; may be called again by the next daemon (adoption)
-    delete(id)                    undo of create, at any point of it, from the id alone; idempotent
+A pod may need something of the handler's own: a process that holds its PID namespace, a user-space kernel, a virtual
+machine. `create_pod` makes it, and its task is what must stay alive for the pod; None says that nothing is needed. A
+container then belongs to that pod: `ContainerPlan.pod` is the pod's task.
 
-A killed daemon adopts with `observe(task)`: alive, exited with a code, or lost.
+Lifecycle::
+
+    create_pod(plan) -> Task | None       before the first container; the pod's namespaces, network and files are there
+    create(plan) -> Task                  mounts the root file system, starts monitor and runtime; the process waits
+    start(id, task)                       the process runs
+    wait(id, task, cgroup) -> Exit        returns once; may be called again by the next daemon (adoption)
+    delete(id, cgroup)                    undo of create, at any point of it, from the id alone; idempotent
+    delete_pod(id, cgroup)                undo of create_pod, likewise, after the containers are gone
+
+A killed daemon's successor asks `observe(id, task)`: alive, exited with a code, or lost. At the end of recovery `sweep`
+ends what carries this instance's names and no record owns.
+
+Worked example, one container of one pod::
+
+    pod = await handler.create_pod(pod_plan)
+    plan = ContainerPlan(id=id, pod_id=pod_plan.id, spec=spec, rootfs=mounts, cgroup=cgroup, pod=pod)
+    task = await handler.create(plan)
+    await handler.start(id, task)
+    print((await handler.exec(id, task, {**spec["process"], "args": ["uname"]}, timeout=10, limit=1 << 20)).stdout)
+    await handler.signal(id, task, signal.SIGTERM)
+    exit = await handler.wait(id, task, cgroup)
+    await handler.delete(id, cgroup)
+    await handler.delete_pod(pod_plan.id, pod_plan.cgroup)
+
+docs/runtimes/own-handler.md shows a whole one.
 """
 
 from __future__ import annotations
 
 import enum
+import socket
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Annotated, Any, NamedTuple
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
-from ropewalk.errors import Kind, RopewalkError
-from ropewalk.linux import cgroup
+from ropewalk.errors import Unsupported
+from ropewalk.linux import cgroup, dialing
+from ropewalk.runtimes.streams import Streams
 from ropewalk.spec.container import ContainerSpec
 from ropewalk.spec.pod import LinuxContainerResources, PodSpec
 from ropewalk.storage.snapshotter import Mount
@@ -43,26 +70,83 @@ class Boundary(enum.Enum):
 
 
 class Capabilities(Struct, frozen=True):
-    """What a handler can do; refusals, the CRI's Status and documentation follow from it."""
+    """What a handler can do; refusals, the CRI's Status and documentation follow from it. The defaults are those of
+    namespaces around a process of the node's kernel, before a probe has found out more."""
 
     boundary: Boundary = Boundary.NAMESPACES
     host_network: bool = True
     host_pid: bool = True
     host_ipc: bool = True
+    target_pid: bool = True  # a container may join the PID namespace of another one
     privileged: bool = True
-    devices: bool = True
-    seccomp: bool = True
+    devices: bool = True  # device nodes of the node
+    sysctls: bool = True
+    seccomp: bool = True  # profiles of the node; without them, the boundary itself is the default profile
+    apparmor: bool = True
+    mount_propagation: bool = True  # mounts of the node appear in the container, or the reverse
     user_namespaces: bool = False
     recursive_read_only: bool = False
+    container_limits: bool = True  # limits of a single container are enforced, not only the pod's
+    update: bool = True  # limits may change while the container runs
+    port_forward: bool = True
+    checkpoint: bool = False
+
+    @property
+    def own_kernel(self) -> bool:
+        """Whether what runs inside makes its system calls to another kernel than the node's."""
+        return self.boundary is not Boundary.NAMESPACES
+
+
+class Level(enum.Enum):
+    """How far a handler got on this node."""
+
+    ABSENT = "absent"  # a program is not installed
+    PRESENT = "present"  # it is, but nothing ran
+    WORKS = "works"  # something really ran
 
 
 class Probe(Struct, frozen=True):
-    """Whether the handler works on this node: `works` means that something really ran."""
+    """Whether the handler works on this node."""
 
-    works: bool
+    level: Level
     version: str = ""
     evidence: str = ""  # what was run and seen
     advice: str = ""  # if it does not work: what to do
+
+    @property
+    def works(self) -> bool:
+        return self.level is Level.WORKS
+
+
+class PodPlan(Struct, frozen=True):
+    """Everything decided about a pod when its handler is asked for what it needs of its own."""
+
+    id: str
+    pod: PodSpec
+    spec: dict[str, Any]  # OCI runtime spec of a container of the pod's own: an init that waits for ever
+    cgroup: str  # of that container
+    parent: str  # the pod's cgroup, parent of its containers'
+    monitor_cgroup: str = ""  # leaf beside the containers
+    namespaces: dict[str, str] = field(default_factory=dict)  # OCI type -> pin
+
+    @property
+    def netns(self) -> str:
+        """Pin of the pod's network namespace, "" for the node's."""
+        return self.namespaces.get("network", "")
+
+    @property
+    def userns(self) -> str:
+        return self.namespaces.get("user", "")
+
+
+class Task(Struct, frozen=True):
+    """The processes of a container, or of what a pod needs, persisted in its row. Start times (clock ticks since boot,
+    field 22 of /proc/PID/stat) tell a process from a later one with its pid."""
+
+    pid: int
+    pid_start: int
+    monitor_pid: int = 0
+    monitor_start: int = 0
 
 
 class ContainerPlan(Struct, frozen=True):
@@ -80,16 +164,7 @@ class ContainerPlan(Struct, frozen=True):
     stdin_once: bool = False
     propagation: str = ""  # "rshared" / "rslave" when a mount of the container needs it
     userns: str = ""  # pin of the pod's user namespace: the root file system is mapped by it, and mounts with mappings
-
-
-class Task(Struct, frozen=True):
-    """A created container's processes, persisted in its row. Start times (clock ticks since boot, field 22 of
-    /proc/PID/stat) tell a process from a later one with its pid."""
-
-    pid: int
-    pid_start: int
-    monitor_pid: int = 0
-    monitor_start: int = 0
+    pod: Task | None = None  # what create_pod made
 
 
 class Exit(Struct, frozen=True):
@@ -127,21 +202,62 @@ class Node(NamedTuple):
     cgroup: str = "/ropewalk"
 
 
+class Config(Struct, frozen=True):
+    """What every section [runtimes.NAME] has; a type's own Config adds its keys."""
+
+    type: Annotated[
+        str, Meta(description="Type of the handler: what serves this section; empty: the one called like the section.")
+    ] = ""
+    pod_annotations: Annotated[
+        list[str],
+        Meta(
+            description="Annotations of pods and containers that the runtime gets to see; one that ends in * is a "
+            "prefix. They may change the isolation. Those that replace a filter or run a program never pass."
+        ),
+    ] = []
+
+
 class Handler(ABC):
     """See the module's essay. Every method may raise RopewalkError; none blocks the event loop."""
 
     name: str
     capabilities: Capabilities
+    pod_annotations: Sequence[str] = ()
+
+    def __init__(self, config: Config, node: Node, *, name: str = "") -> None:
+        """`name`: of the section, if it is not the type's."""
+        self.node = node
+        self.pod_annotations = config.pod_annotations
+        if name:
+            self.name = name
 
     @abstractmethod
     async def probe(self) -> Probe:
-        """Really run something, with a deadline."""
+        """Really run something, with a deadline. `capabilities` are those of this node afterwards."""
 
     async def settle(self) -> None:  # noqa: B027 (one whose capabilities are fixed has nothing to wait for)
         """Return when `capabilities` are those of this node: a probe may find more."""
 
-    def refuse(self, pod: PodSpec, container: ContainerSpec | None = None) -> None:  # noqa: B027 (most refuse nothing)
-        """Raise Invalid naming the field that this handler cannot honour. Pure, before any work."""
+    def refuse(self, pod: PodSpec, container: ContainerSpec | None = None) -> None:  # noqa: B027 (most have no more)
+        """Raise Invalid or Unsupported naming a field that this handler cannot honour and of which its capabilities
+        say nothing. Pure, before any work."""
+
+    # Pods.
+
+    async def create_pod(self, plan: PodPlan) -> Task | None:
+        """What the handler itself needs for this pod; None: nothing. Its pid is what must stay alive for the pod."""
+        return None
+
+    async def delete_pod(self, id: str, cgroup: str) -> None:
+        """Undo of create_pod from the id alone, at any point of it; idempotent."""
+        await self.delete(id, cgroup)
+
+    async def dial(self, pod_id: str, pod: Task | None, netns: str, port: int) -> socket.socket:
+        """A connected, non-blocking stream socket to TCP `port` on the pod's own loopback, for port-forward. `netns`:
+        pin of its network namespace, "" for the node's."""
+        return await dialing.connect(netns, port)
+
+    # Containers.
 
     @abstractmethod
     async def create(self, plan: ContainerPlan) -> Task: ...
@@ -168,6 +284,18 @@ class Handler(ABC):
         """Run `process` (OCI process object) inside; stdout + stderr together at most `limit` bytes, the rest is
         dropped. `timeout` seconds (0: none): on expiry everything it started is killed, Kind.TIMEOUT."""
 
+    async def exec_stream(self, id: str, task: Task, process: dict[str, Any], *, tty: bool) -> Streams:
+        """Run `process` inside with its streams in the caller's hands."""
+        raise Unsupported(f"runtime handler {self.name!r} has no interactive exec")
+
+    async def attach(self, id: str, task: Task) -> Streams:
+        """The streams of the container's init from now on. An attacher that does not read never holds it up."""
+        raise Unsupported(f"runtime handler {self.name!r} has no attach")
+
+    async def stats(self, id: str, task: Task) -> cgroup.CgroupStats | None:
+        """What a running container uses, where its cgroup does not tell; None: read the cgroup."""
+        return None
+
     @abstractmethod
     def spec(self, id: str) -> dict[str, Any]:
         """The runtime spec that the container was created from. NotFound if it is gone."""
@@ -178,43 +306,18 @@ class Handler(ABC):
     @abstractmethod
     async def reopen_log(self, id: str, task: Task) -> None: ...
 
+    async def checkpoint(self, id: str, task: Task, directory: str) -> None:
+        """Write the state of a running container to files in `directory`; it runs on."""
+        raise Unsupported(f"runtime handler {self.name!r} has no checkpoint")
+
+    async def restore(self, plan: ContainerPlan, directory: str) -> Task:
+        """create and start, from what `checkpoint` wrote."""
+        raise Unsupported(f"runtime handler {self.name!r} has no restore")
+
     @abstractmethod
     async def delete(self, id: str, cgroup: str) -> None: ...
 
     @abstractmethod
-    async def create_init(self, pod_id: str, spec: dict[str, Any], cgroup: str) -> Task:
-        """The pod's own init (shared PID namespace): a built-in read-only root file system, no monitor."""
-
-    @abstractmethod
     async def sweep(self, owned: set[str]) -> list[str]:
-        """After recovery: end and remove what carries this instance's names but no row owns. Returns what it found."""
-
-
-class UnknownHandler(RopewalkError):
-    kind = Kind.INVALID  # the name came with the request (contract 1.2)
-
-    def __init__(self, name: str, known: Iterable[str]) -> None:
-        super().__init__(
-            f"no runtime handler named {name!r}",
-            hint=f"this node has {', '.join(sorted(known))}; add [runtimes.{name}] to /etc/ropewalk/config.toml",
-        )
-
-
-class Handlers(Mapping[str, Handler]):
-    """The handlers of this node by name; `default` is what "" means."""
-
-    def __init__(self, handlers: Mapping[str, Handler], default: str) -> None:
-        self._handlers = dict(handlers)
-        self.default = default
-
-    def __getitem__(self, name: str) -> Handler:
-        handler = self._handlers.get(name or self.default)
-        if handler is None:
-            raise UnknownHandler(name, self._handlers)
-        return handler
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._handlers)
-
-    def __len__(self) -> int:
-        return len(self._handlers)
+        """After recovery: end and remove what carries this instance's names but no row owns. Returns what it found.
+        `owned`: ids of containers and pods at this moment; creates may be under way."""

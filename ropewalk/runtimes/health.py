@@ -9,11 +9,11 @@ import asyncio
 import logging
 from collections.abc import Mapping
 
-from ropewalk.runtimes.handler import Handler, Probe
+from ropewalk.runtimes.handler import Handler, Level, Probe
 
 DEADLINE = 20.0  # seconds for one probe; a platform that hangs does not work
 RETRY = 10.0  # seconds until handlers that do not work are asked again: a missing program may have been installed
-UNPROBED = Probe(works=False, advice="it is still being probed; ask again")
+UNPROBED = Probe(Level.PRESENT, advice="it is still being probed; ask again")
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Health:
         for name, probe in zip(names, probes, strict=True):
             if probe != self._probes.get(name):
                 level = logging.INFO if probe.works else logging.WARNING
-                facts = {"handler": name, "works": probe.works, "version": probe.version}
+                facts = {"handler": name, "state": probe.level.value, "version": probe.version}
                 log.log(level, "probed", extra=facts | {"evidence": probe.evidence, "advice": probe.advice})
             self._probes[name] = probe
 
@@ -64,7 +64,7 @@ async def _probe(handler: Handler) -> Probe:
         async with asyncio.timeout(DEADLINE):
             return await handler.probe()
     except TimeoutError:
-        return Probe(works=False, evidence=f"its probe did not end within {DEADLINE:.0f} s")
+        return Probe(Level.PRESENT, evidence=f"its probe did not end within {DEADLINE:.0f} s")
     except Exception as error:
         log.warning("a probe failed", extra={"handler": handler.name}, exc_info=error)
-        return Probe(works=False, evidence=f"its probe failed: {error}")
+        return Probe(Level.PRESENT, evidence=f"its probe failed: {error}")

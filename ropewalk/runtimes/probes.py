@@ -8,6 +8,7 @@ from ropewalk.errors import RopewalkError
 from ropewalk.linux import process, spawn
 from ropewalk.runtimes import handler, measures, trial
 from ropewalk.runtimes.drivers import init, oci
+from ropewalk.runtimes.handler import Level
 
 SECONDS = 10.0
 
@@ -32,19 +33,19 @@ async def _try(driver: oci.Driver, *, packages: str) -> handler.Probe:
         try:
             versions.append(await read_version(program))
         except (OSError, RopewalkError) as error:
-            return handler.Probe(works=False, evidence=str(error), advice=f"apt-get install {packages}")
+            return handler.Probe(Level.ABSENT, evidence=str(error), advice=f"apt-get install {packages}")
     problem = driver.cgroups.problem()
     if problem:
-        return handler.Probe(works=False, version=versions[0], evidence=problem, advice=problem.rpartition("; ")[2])
+        return handler.Probe(Level.PRESENT, version=versions[0], evidence=problem, advice=problem.rpartition("; ")[2])
     try:
         async with trial.running(driver, trial.build_spec()) as task:
             alive = process.is_alive(task.pid, task.pid_start)
     except RopewalkError as error:
-        return handler.Probe(works=False, version=versions[0], evidence=error.message, advice=error.hint)
+        return handler.Probe(Level.PRESENT, version=versions[0], evidence=error.message, advice=error.hint)
     evidence = f"{', '.join(versions)}; ran {init.PROGRAM} in {len(trial.NAMESPACES)} namespaces"
     if not alive:
-        return handler.Probe(works=False, version=versions[0], evidence=f"{evidence}, but it ended at once")
-    return handler.Probe(works=True, version=versions[0], evidence=evidence)
+        return handler.Probe(Level.PRESENT, version=versions[0], evidence=f"{evidence}, but it ended at once")
+    return handler.Probe(Level.WORKS, version=versions[0], evidence=evidence)
 
 
 async def read_version(program: str) -> str:

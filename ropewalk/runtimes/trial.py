@@ -10,6 +10,7 @@ from typing import Any
 
 from ropewalk.runtimes import handler
 from ropewalk.runtimes.drivers import init, oci
+from ropewalk.spec.pod import PodSpec
 
 NAMESPACES = ("pid", "mount", "ipc", "uts", "network", "cgroup")
 
@@ -22,7 +23,8 @@ async def running(driver: oci.Driver, spec: dict[str, Any]) -> AsyncIterator[han
     driver.probing.add(id)
     try:
         linux = {**spec["linux"], "cgroupsPath": cgroup}
-        yield await driver.create_init(id, {**spec, "linux": linux}, cgroup)
+        plan = handler.PodPlan(id=id, pod=PodSpec(), spec={**spec, "linux": linux}, cgroup=cgroup, parent=cgroup)
+        yield await driver.run_init(plan)
     finally:
         removing = asyncio.ensure_future(driver.delete(id, cgroup))
         try:

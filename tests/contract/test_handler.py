@@ -16,9 +16,9 @@ import pytest
 
 from ropewalk.errors import Kind, RopewalkError
 from ropewalk.linux import orphans, process
-from ropewalk.runtimes.handler import Handler
+from ropewalk.runtimes.handler import Handler, PodPlan
 from ropewalk.runtimes.handlers import crun, runc
-from ropewalk.spec.pod import LinuxContainerResources
+from ropewalk.spec.pod import LinuxContainerResources, PodSpec
 from tests.fakes.boxes import NAMESPACES, Place, create, run
 
 pytestmark = [
@@ -28,6 +28,7 @@ pytestmark = [
 
 HANDLERS: dict[str, Callable[[Place], Handler]] = {
     "crun": lambda place: crun.Handler(crun.Config(), place.node),
+    "crun-conmon": lambda place: crun.Handler(crun.Config(monitor="conmon"), place.node),
     "runc": lambda place: runc.Handler(runc.Config(), place.node),
 }
 
@@ -226,16 +227,18 @@ async def test_an_init_holds_a_pid_namespace(handler: Handler, place: Place) -> 
     from ropewalk.runtimes import trial
 
     path = f"{place.cgroup}/init"
-    task = await handler.create_init("pod-1", trial.build_spec(path), path)
+    pod = PodSpec()  # whose containers share one PID namespace
+    task = await handler.create_pod(PodPlan("pod-1", pod, trial.build_spec(path), cgroup=path, parent=place.cgroup))
+    assert task is not None
     assert (await handler.observe("pod-1", task)).alive
     namespaces = [{"type": kind} for kind in NAMESPACES if kind != "pid"]
     joined = [*namespaces, {"type": "pid", "path": f"/proc/{task.pid}/ns/pid"}]
     box = await run(handler, place.plan("sh", "-c", "test $$ -gt 1", linux={"namespaces": joined}))
     assert (await box.wait()).code == 0
     await box.delete()
-    await handler.delete("pod-1", path)
+    await handler.delete_pod("pod-1", path)
     assert not process.is_alive(task.pid, task.pid_start)
-    await handler.delete("pod-1", path)
+    await handler.delete_pod("pod-1", path)
     assert place.found() == []
 
 

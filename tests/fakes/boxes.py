@@ -6,6 +6,7 @@ Everything lies in one temporary state directory and below one cgroup, both priv
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import shutil
 from pathlib import Path
@@ -68,9 +69,10 @@ class Place:
                 left.append(f"{pid} {process.command_line(pid)!r}")
         left += [path for path in self.cgroups.list(self.cgroup) if not path.endswith("/monitors")]
         left += [f"process {pid} in a cgroup" for pid in self.cgroups.processes(self.cgroup)]
-        for directory in ("containers", "crun", "runc", "exits", "consoles"):
+        runtimes = glob.glob(f"{self.state}/runtimes/*")
+        for directory in (*runtimes, *(f"{self.state}/{name}" for name in ("containers", "exits", "consoles"))):
             with contextlib.suppress(FileNotFoundError):
-                left += os.listdir(os.path.join(self.state, directory))
+                left += os.listdir(directory)
         return left
 
     async def close(self) -> None:

@@ -16,7 +16,8 @@ from ropewalk.network.counters import InterfaceStats
 from ropewalk.pods import identity, phases
 from ropewalk.pods.records import Container, ContainerPhase, Pod, PodPhase
 from ropewalk.pods.stats import ContainerStats, PodStats
-from ropewalk.runtimes.handler import ExecResult, Exit, Task, UnknownHandler
+from ropewalk.runtimes.handler import ExecResult, Exit, Task
+from ropewalk.runtimes.registry import UnknownHandler
 from ropewalk.spec.container import ContainerSpec
 from ropewalk.spec.image import AuthConfig, ImageConfig
 from ropewalk.spec.pod import LinuxContainerResources, PodSpec

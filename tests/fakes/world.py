@@ -17,11 +17,13 @@ from ropewalk.runtimes.handler import (
     ExecResult,
     Exit,
     Handler,
+    Level,
     Observation,
+    PodPlan,
     Probe,
     Task,
 )
-from ropewalk.spec.pod import LinuxContainerResources, PodSpec
+from ropewalk.spec.pod import LinuxContainerResources, NamespaceMode, PodSpec
 from ropewalk.storage.snapshotter import Info, Mount, SnapshotKind, Snapshotter, Usage
 
 Hook = Callable[[str], Awaitable[None]]
@@ -70,7 +72,7 @@ class FakeHandler(Handler):
         self.world = world
 
     async def probe(self) -> Probe:
-        return Probe(works=True)
+        return Probe(Level.WORKS)
 
     async def create(self, plan: ContainerPlan) -> Task:
         await self.world.hook("create")
@@ -111,9 +113,11 @@ class FakeHandler(Handler):
         self.world.processes.pop(id, None)
         self.world.exits.pop(id, None)
 
-    async def create_init(self, pod_id: str, spec: dict[str, Any], cgroup: str) -> Task:
-        await self.world.hook("init")
-        return self.world.spawn(pod_id)
+    async def create_pod(self, plan: PodPlan) -> Task | None:
+        if plan.pod.namespaces.pid is not NamespaceMode.POD:
+            return None
+        await self.world.hook("pod")
+        return self.world.spawn(plan.id)
 
     async def sweep(self, owned: set[str]) -> list[str]:
         return [id for id in self.world.processes if id not in owned]

@@ -12,7 +12,7 @@ from ropewalk.errors import Kind, RopewalkError
 if TYPE_CHECKING:
     from ropewalk.client import admin, cri, values
 
-HEADS = ["NAME", "DEFAULT", "WORKS", "VERSION", "EVIDENCE"]
+HEADS = ["NAME", "DEFAULT", "STATE", "VERSION", "EVIDENCE"]
 
 
 @click.command(help=__doc__)
@@ -30,7 +30,7 @@ def command(as_json: bool, address: str) -> None:
                 [
                     runtime["name"] or "(default)",
                     words[runtime["default"]],
-                    words[runtime["works"]],
+                    runtime["state"],
                     runtime["version"],
                     "; ".join(text for text in (runtime["evidence"], runtime["advice"]) if text),
                 ]
@@ -61,6 +61,7 @@ def told(version: values.Version, status: values.Status) -> list[admin.Runtime]:
         admin.Runtime(
             name=name,
             works=ready.status,
+            level="works" if ready.status else "present",
             version=f"{version.runtime_name} {version.runtime_version}",
             evidence="" if ready.status else f"{ready.reason} {ready.message}",
             default=name == "",
@@ -74,6 +75,7 @@ def document(runtime: admin.Runtime) -> dict[str, Any]:
         "name": runtime.name,
         "default": runtime.default,
         "works": runtime.works,
+        "state": runtime.level,
         "version": runtime.version,
         "evidence": runtime.evidence,
         "advice": runtime.advice,

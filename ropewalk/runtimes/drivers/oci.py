@@ -1,8 +1,8 @@
 """The driver of OCI command-line runtimes (crun, runc, youki): everything of a Handler but its name and its probe.
 
 A container is a bundle (bundle.py), a monitor that ran `RUNTIME create` and stays, and the runtime's own state
-directory <state>/<runtime>/<id>. Signals, waiting and killing go to processes and cgroups directly; the runtime is
-asked only where it alone knows how: create, start, exec, delete.
+directory <state>/runtimes/<handler>/<id>. Signals, waiting and killing go to processes and cgroups directly; the
+runtime is asked only where it alone knows how: create, start, exec, delete.
 
 All that a create leaves is found again from the id: its bundle and state directory by their names, creators still
 at work by the bundle's path among their arguments, processes by the cgroup in plan.json.
@@ -19,19 +19,19 @@ import secrets
 import signal
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from ropewalk import ids, steps
 from ropewalk.errors import Kind, RopewalkError, WrongState
 from ropewalk.linux import process
-from ropewalk.runtimes import handler
+from ropewalk.runtimes import handler, streams
 from ropewalk.runtimes.drivers import bundle, command, execution, idmap, init, unwitnessed
-from ropewalk.runtimes.handler import ContainerPlan, ExecResult, Exit, Node, Observation, Task
-from ropewalk.runtimes.monitors import choice, logfile, monitor
+from ropewalk.runtimes.handler import ContainerPlan, ExecResult, Exit, Node, Observation, PodPlan, Task
+from ropewalk.runtimes.monitors import attach, choice, logfile, monitor
 from ropewalk.runtimes.oci import build
-from ropewalk.spec.pod import LinuxContainerResources
+from ropewalk.spec.pod import LinuxContainerResources, NamespaceMode
 
 log = logging.getLogger(__name__)
 
@@ -45,24 +45,32 @@ CLOCK_STEP = 0.1  # file times are those of the kernel's last tick
 LOST = 255  # contract 6.1: the exit code of a container whose end nobody saw
 
 
+class Programs(NamedTuple):
+    """Each a path or a name in PATH. `init` is a static catatonit."""
+
+    runtime: str
+    monitor: str
+    init: str
+
+
 class Driver(handler.Handler):
-    """See the module's essay. `program`: the runtime, a path or a name in PATH; `catatonit` likewise."""
+    """See the module's essay."""
 
     exec_detaches = False  # without --detach its exec would wait for the ends of the streams
 
-    def __init__(self, program: str, watcher: str, node: Node, *, catatonit: str = "catatonit") -> None:
-        self.node = node
+    def __init__(self, config: handler.Config, node: Node, programs: Programs, *, name: str = "") -> None:
+        super().__init__(config, node, name=name)
         self.cgroups = node.cgroups
-        self.catatonit = catatonit
+        self.catatonit = programs.init
         self.containers = os.path.join(node.state, "containers")
-        self.root = os.path.join(node.state, self.name)
+        self.root = os.path.join(node.state, "runtimes", self.name)
         exits = os.path.join(node.state, "exits")
         self.sockets = os.path.join(node.state, "consoles")
-        for directory in (self.containers, self.root, exits, self.sockets):
+        for directory in (self.containers, os.path.dirname(self.root), self.root, exits, self.sockets):
             os.makedirs(directory, mode=0o711, exist_ok=True)
         self.apart = bundle.is_propagating(self.containers)
-        self.command = command.Command(program, self.root)
-        self.monitor = choice.make(watcher, exits=exits, sockets=self.sockets, cgroups=self.cgroups)
+        self.command = command.Command(programs.runtime, self.root)
+        self.monitor = choice.make(programs.monitor, exits=exits, sockets=self.sockets, cgroups=self.cgroups)
         self.probing: set[str] = set()  # ids of probes under way, which no row owns
         self.began = time.time()
         self.settled = asyncio.Event()  # the first probe has ended
@@ -116,15 +124,20 @@ class Driver(handler.Handler):
     def created(self, plan: ContainerPlan) -> None:
         """The runtime has made a container of it; a handler may learn from that."""
 
-    async def create_init(self, pod_id: str, spec: dict[str, Any], cgroup: str) -> Task:
-        own = self._bundle(pod_id)
-        with explained(pod_id):
-            own.make(bundle.Record(runtime=self.name, cgroup=cgroup))
+    async def create_pod(self, plan: PodPlan) -> Task | None:
+        """Only a shared PID namespace needs a process: a tiny init that holds it and reaps."""
+        return await self.run_init(plan) if plan.pod.namespaces.pid is NamespaceMode.POD else None
+
+    async def run_init(self, plan: PodPlan) -> Task:
+        """The pod's own container: a built-in read-only root file system, no monitor."""
+        own = self._bundle(plan.id)
+        with explained(plan.id):
+            own.make(bundle.Record(runtime=self.name, cgroup=plan.cgroup))
             steps.checkpoint("bundle:made")
-            own.write(encode(spec, init.ensure_rootfs(self.node.state, self.catatonit)))
+            own.write(encode(plan.spec, init.ensure_rootfs(self.node.state, self.catatonit)))
             steps.checkpoint("init:written")
-            verb = ("run", "--detach", "--bundle", own.directory, "--pid-file", own.pid_file, pod_id)
-            await self.command.run(pod_id, *verb, timeout=START_SECONDS)
+            verb = ("run", "--detach", "--bundle", own.directory, "--pid-file", own.pid_file, plan.id)
+            await self.command.run(plan.id, *verb, timeout=START_SECONDS)
             steps.checkpoint("init:running")
             task = own.read_init()
             own.write_task(task)
@@ -217,6 +230,16 @@ class Driver(handler.Handler):
             self.command, self.cgroups, id, path, process, timeout=timeout, limit=limit, pid_file=pid_file
         )
 
+    async def attach(self, id: str, task: Task) -> streams.Streams:
+        own = self._bundle(id)
+        path = own.read_record().cgroup
+
+        async def ended() -> int:
+            return (await self.wait(id, task, path)).code
+
+        with explained(id):
+            return attach.Attachment(own.directory, task, ended)
+
     def spec(self, id: str) -> dict[str, Any]:
         return self._bundle(id).read_config()
 
@@ -234,6 +257,11 @@ class Driver(handler.Handler):
                 await self.monitor.reopen_log(own.directory, task, path)
 
     # Undoing
+
+    async def delete_pod(self, id: str, cgroup: str) -> None:
+        """The bundle is made first and removed last: without it there is nothing."""
+        if os.path.lexists(self._bundle(id).directory):
+            await self.delete(id, cgroup)
 
     async def delete(self, id: str, cgroup: str) -> None:
         """The bundle goes last: as long as it is there, creators may be at work, or about to be. One whose daemon was
@@ -325,7 +353,6 @@ class Driver(handler.Handler):
         return self._bundle(id).read_record().runtime in ("", self.name)
 
     async def sweep(self, owned: set[str]) -> list[str]:
-        """`owned`: ids of containers, and of pods that have an init, at this moment: creates may be under way."""
         present = {id for id in (*os.listdir(self.containers), *self.monitor.exited()) if self._may_sweep(id)}
         found = sorted(present.union(self._states(), self._probes()) - owned - self.probing)
         for id in found:

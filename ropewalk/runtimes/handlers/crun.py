@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 from typing import Annotated, Any
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
-from ropewalk.runtimes import probes
+from ropewalk.runtimes import handler, probes
 from ropewalk.runtimes.drivers import filters, oci
 from ropewalk.runtimes.handler import Capabilities, ContainerPlan, Node, Probe
 
 
-class Config(Struct, frozen=True):
+class Config(handler.Config, frozen=True):
     path: Annotated[str, Meta(description="the crun program, a path or a name in PATH")] = "crun"
-    monitor: Annotated[str, Meta(description="ropewalk-monitor, conmon, or the path of one of them")] = "ropewalk-monitor"
+    monitor: Annotated[str, Meta(description="ropewalk-monitor, conmon, or the path of one of them")] = "conmon"
     init: Annotated[str, Meta(description="a static catatonit: init of pods with a shared PID namespace")] = "catatonit"
 
 
@@ -24,8 +24,8 @@ class Handler(oci.Driver):
     name = "crun"
     capabilities = Capabilities()
 
-    def __init__(self, config: Config, node: Node) -> None:
-        super().__init__(config.path, config.monitor, node, catatonit=config.init)
+    def __init__(self, config: Config, node: Node, *, name: str = "") -> None:
+        super().__init__(config, node, oci.Programs(config.path, config.monitor, config.init), name=name)
         self.filters = filters.Filters()
 
     def adapt(self, spec: dict[str, Any]) -> dict[str, Any]:

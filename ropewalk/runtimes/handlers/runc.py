@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
-from ropewalk.runtimes import probes
+from ropewalk.runtimes import handler, probes
 from ropewalk.runtimes.drivers import oci
 from ropewalk.runtimes.handler import Capabilities, Node, Probe
 
 
-class Config(Struct, frozen=True):
+class Config(handler.Config, frozen=True):
     path: Annotated[str, Meta(description="the runc program, a path or a name in PATH")] = "runc"
-    monitor: Annotated[str, Meta(description="ropewalk-monitor, conmon, or the path of one of them")] = "ropewalk-monitor"
+    monitor: Annotated[str, Meta(description="ropewalk-monitor, conmon, or the path of one of them")] = "conmon"
     init: Annotated[str, Meta(description="a static catatonit: init of pods with a shared PID namespace")] = "catatonit"
 
 
@@ -25,8 +25,8 @@ class Handler(oci.Driver):
     capabilities = Capabilities()
     exec_detaches = True
 
-    def __init__(self, config: Config, node: Node) -> None:
-        super().__init__(config.path, config.monitor, node, catatonit=config.init)
+    def __init__(self, config: Config, node: Node, *, name: str = "") -> None:
+        super().__init__(config, node, oci.Programs(config.path, config.monitor, config.init), name=name)
 
     async def probe(self) -> Probe:
         await self.command.seal(os.path.join(self.node.state, "programs", self.name))

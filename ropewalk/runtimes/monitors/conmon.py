@@ -141,7 +141,8 @@ async def _read_line(fd: int, id: str) -> bytes:
             await complete
     except TimeoutError:
         raise RopewalkError(
-            f"container {ids.short(id)}: the runtime did not create it within {monitor.CREATE_SECONDS:g} s", kind=Kind.TIMEOUT
+            f"container {ids.short(id)}: the runtime did not create it within {monitor.CREATE_SECONDS:g} s",
+            kind=Kind.TIMEOUT,
         ) from None
     finally:
         loop.remove_reader(fd)

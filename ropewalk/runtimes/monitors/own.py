@@ -82,7 +82,9 @@ class OwnMonitor(monitor.Monitor):
                 async with asyncio.timeout(START_SECONDS):
                     await _appeared(watch, path, task)
             except TimeoutError:
-                text = f"container {ids.short(os.path.basename(bundle))}: `start` did not end within {START_SECONDS:g} s"
+                text = (
+                    f"container {ids.short(os.path.basename(bundle))}: `start` did not end within {START_SECONDS:g} s"
+                )
                 raise RopewalkError(text, kind=Kind.TIMEOUT) from None
         if _read_code(path) != 0:
             raise monitor.RuntimeFailed("")

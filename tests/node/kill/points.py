@@ -27,7 +27,7 @@ def undone(steps: Sequence[Step]) -> list[str]:
 
 
 RUN = done(sandboxes.RUN, {})
-RUN_SHARED = done(sandboxes.RUN, {"init": INIT})
+RUN_SHARED = done(sandboxes.RUN, {"sandbox": INIT})
 CREATE = done(containers.CREATE, {"task": [*BUNDLE, *MONITOR]})
 STOP = undone(sandboxes.RUN)
 REMOVE = undone(containers.CREATE)

@@ -145,7 +145,7 @@ class Killer:
 
     def is_a(self, victim: str, pid: int) -> bool:
         argv = process.command_line(pid)
-        root = f"--root={self.node.state}/crun".encode()
+        root = f"--root={self.node.state}/runtimes/crun".encode()
         return root in argv and (b"--exit-dir" in argv) is (victim == "monitor")
 
 

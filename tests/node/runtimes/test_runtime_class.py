@@ -40,8 +40,8 @@ async def test_a_life_cycle(node: nodes.Node, client: cri.Client, run_pod: PodRu
     assert (await client.pod_status(sandbox.id)).runtime_handler == handler
     script = "trap 'echo bye; exit 7' TERM; echo hello; while :; do sleep 0.05; done"
     id = await sandbox.start("main", "sh", "-c", script)
-    assert (node.state / handler / id).is_dir()
-    assert not (node.state / other / id).exists()
+    assert (node.state / "runtimes" / handler / id).is_dir()
+    assert not (node.state / "runtimes" / other / id).exists()
     await sandbox.says("hello")
     answer = await client.exec_sync(id, ["sh", "-c", "echo out; echo err >&2; exit 3"])
     assert (answer.stdout, answer.stderr, answer.exit_code) == (b"out\n", b"err\n", 3)
@@ -52,7 +52,7 @@ async def test_a_life_cycle(node: nodes.Node, client: cri.Client, run_pod: PodRu
     assert (status.state, status.exit_code) == (values.ContainerState.EXITED, 7)
     assert sandbox.output() == "hello\nbye\n"
     await client.remove(id)
-    assert not (node.state / handler / id).exists()
+    assert not (node.state / "runtimes" / handler / id).exists()
 
 
 @pytest.mark.parametrize("handler", HANDLERS)

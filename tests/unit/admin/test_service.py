@@ -12,8 +12,9 @@ from ropewalk.admin.service import AdminService
 from ropewalk.client import admin
 from ropewalk.errors import Kind, RopewalkError
 from ropewalk.images.progress import LayerProgress, LayerState, PullProgress
-from ropewalk.runtimes.handler import Handlers, Probe
+from ropewalk.runtimes.handler import Level, Probe
 from ropewalk.runtimes.health import Health
+from ropewalk.runtimes.registry import Handlers
 from ropewalk.wire import grpc as wire
 from ropewalk.wire.pb import admin_pb2
 from tests.fakes import world
@@ -42,7 +43,7 @@ def puller() -> Puller:
 @pytest.fixture
 async def client(tmp_path: Path, puller: Puller) -> AsyncIterator[admin.Client]:
     works, fails = world.FakeHandler(world.World()), world.FakeHandler(world.World())
-    broken(fails, Probe(works=False, evidence="no program", advice="install it"))
+    broken(fails, Probe(Level.PRESENT, evidence="no program", advice="install it"))
     handlers = Handlers({"crun": works, "runsc": fails}, "crun")
     health = Health(handlers)
     await health.refresh(list(handlers))

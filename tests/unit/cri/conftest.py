@@ -14,8 +14,9 @@ from ropewalk.cri.image_service import ImageService
 from ropewalk.cri.runtime_service import RuntimeService
 from ropewalk.cri.status import NodeStatus
 from ropewalk.images.store import Images
-from ropewalk.runtimes.handler import Handlers, Probe
+from ropewalk.runtimes.handler import Probe
 from ropewalk.runtimes.health import Health
+from ropewalk.runtimes.registry import Handlers
 from ropewalk.wire import grpc as wire
 from ropewalk.wire.pb import cri_pb2 as pb
 from tests.fakes import domain, world

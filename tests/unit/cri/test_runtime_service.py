@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
-from ropewalk.runtimes.handler import Probe
+from ropewalk.runtimes.handler import Level, Probe
 from tests.fakes import domain
 from tests.unit.cri.conftest import OK, Node, broken, container_config, pod_config
 
@@ -35,12 +35,12 @@ async def test_status_has_conditions_and_a_handler_without_name(node: Node) -> N
 async def test_verbose_status_tells_the_state_directory(node: Node) -> None:
     info = (await node.ok("Status", verbose=True)).info
     assert json.loads(info["config"])["stateDir"] == "/run/ropewalk"
-    assert json.loads(info["runtimes"])["crun"]["works"] is True
+    assert json.loads(info["runtimes"])["crun"]["level"] == "works"
     assert info["cniconfig"] == "{}"
 
 
 async def test_a_missing_runtime_is_said_with_what_to_do(node: Node) -> None:
-    broken(node.handler, Probe(works=False, evidence="crun: not found", advice="apt-get install crun"))
+    broken(node.handler, Probe(Level.PRESENT, evidence="crun: not found", advice="apt-get install crun"))
     await node.health.refresh(["crun", "other"])
     reply = await node.ok("Status")
     condition = next(c for c in reply.status.conditions if c.type == "RuntimeReady")

@@ -56,7 +56,7 @@ def test_the_clients_address_is_not_the_daemons() -> None:
         ("root = 3", r"config.toml: root = 3: Expected `str`, got `int`"),
         ("root =", r"cannot read .*config.toml: Invalid value \(at end of document\)"),
         ('state = "relative"', r"^state = 'relative' is not an absolute path"),
-        ('default_runtime = "nope"', r"^default_runtime = 'nope': this build has .*crun"),
+        ('default_runtime = "nope"', r"^default_runtime = 'nope': this node has .*crun"),
     ],
 )
 def test_wrong_values_are_errors(tmp_path: Path, text: str, said: str) -> None:

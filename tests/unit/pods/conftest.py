@@ -19,8 +19,8 @@ from ropewalk.pods.queues import Queues
 from ropewalk.pods.records import Container, Pod
 from ropewalk.pods.recovery import Recovery
 from ropewalk.pods.sandboxes import Sandboxes
-from ropewalk.runtimes.handler import Handlers
 from ropewalk.runtimes.oci.facts import NodeFacts
+from ropewalk.runtimes.registry import Handlers
 from ropewalk.spec.container import ContainerMetadata, ContainerSpec
 from ropewalk.spec.image import ImageConfig, ImageSpec
 from ropewalk.spec.pod import NamespaceMode, PodSandboxMetadata, PodSpec

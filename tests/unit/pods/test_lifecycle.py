@@ -95,7 +95,7 @@ async def test_a_retry_with_another_config_replaces_what_was_never_reported(benc
     assert list(bench.world.attached) == [pod.id]
 
 
-@pytest.mark.parametrize("where", ["attach", "init"])
+@pytest.mark.parametrize("where", ["attach", "pod"])
 async def test_a_failed_run_leaves_nothing(bench: Bench, where: str) -> None:
     async def hook(at: str) -> None:
         if at == where:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from ropewalk.runtimes.handler import Probe
+from ropewalk.runtimes.handler import Level, Probe
 from ropewalk.runtimes.health import UNPROBED, Health
 from tests.fakes import world
 
@@ -22,13 +22,13 @@ class Handler(world.FakeHandler):
 
 
 async def test_what_fails_is_asked_again_until_it_works() -> None:
-    works = Probe(works=True, version="1")
-    good, late = Handler(works, Probe(works=False)), Handler(Probe(works=False), ZeroDivisionError("x"), works)
+    works = Probe(Level.WORKS, version="1")
+    good, late = Handler(works, Probe(Level.PRESENT)), Handler(Probe(Level.PRESENT), ZeroDivisionError("x"), works)
     health = Health({"good": good, "late": late})
     assert health.probe("good") == UNPROBED
     running = asyncio.create_task(health.run(retry=0.001))
     await health.known(2)
-    assert health.probes() == {"good": works, "late": Probe(works=False)}
+    assert health.probes() == {"good": works, "late": Probe(Level.PRESENT)}
     async with asyncio.timeout(2):
         while not health.probe("late").works:
             await asyncio.sleep(0.001)
@@ -39,7 +39,7 @@ async def test_what_fails_is_asked_again_until_it_works() -> None:
 async def test_a_probe_that_raises_does_not_work() -> None:
     health = Health({"x": Handler(ZeroDivisionError("oops"))})
     await health.refresh(["x"])
-    assert health.probe("x") == Probe(works=False, evidence="its probe failed: oops")
+    assert health.probe("x") == Probe(Level.PRESENT, evidence="its probe failed: oops")
 
 
 async def test_known_gives_up() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ropewalk.linux import cgroup
+from ropewalk.runtimes import refusals
 from ropewalk.runtimes.handler import Boundary, Node
 from ropewalk.runtimes.handlers import crun
 from ropewalk.spec.pod import PodSpec
@@ -14,5 +15,5 @@ def test_it_is_built_without_its_programs(tmp_path: Path) -> None:
     handler = crun.Handler(crun.Config(path="/absent", monitor="/absent"), Node(str(tmp_path), cgroup.detect()))
     assert handler.name == "crun"
     assert handler.capabilities.boundary is Boundary.NAMESPACES
-    handler.refuse(PodSpec())  # it honours every field
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["consoles", "containers", "crun", "exits"]
+    refusals.check(handler, PodSpec())  # it honours every field
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["consoles", "containers", "exits", "runtimes"]
