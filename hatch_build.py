@@ -2,8 +2,8 @@
 ropewalk-monitor, compiled for every wheel and editable install; and manual pages and shell completions, which every
 wheel brings below share/.
 
-Run as a program it makes code and monitor in the tree. No *_pb2_grpc modules: ropewalk/wire/grpc.py builds its handlers and
-stubs from the service descriptors.
+Run as a program it makes code and monitor in the tree. No *_pb2_grpc modules: ropewalk/wire/grpc.py builds its
+handlers and stubs from the service descriptors.
 """
 
 from __future__ import annotations

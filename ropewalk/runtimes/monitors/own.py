@@ -170,6 +170,6 @@ async def _appeared(watch: inotify.Watch, path: str, task: Task) -> None:
 async def _renamed(watch: inotify.Watch, path: str) -> None:
     if os.path.exists(path):
         return
-    async for _, name in watch:
+    async for name, _ in watch:
         if name == os.path.basename(path):
             return

@@ -178,7 +178,7 @@ async def test_a_start_whose_process_is_gone_fails(place: Place, runtime: Progra
     starting = asyncio.ensure_future(handler.start(plan.id, task))
     await asyncio.sleep(0.05)
     os.kill(task.pid, signal.SIGKILL)
-    with pytest.raises(RopewalkError, match=r"ended before|already dead|is not running"):
+    with pytest.raises(RopewalkError, match=r"ended before|already dead|is not running|has stopped"):
         await asyncio.wait_for(starting, 5)
     await handler.delete(plan.id, plan.cgroup)
     assert place.found() == []
