@@ -64,7 +64,7 @@ enum {
 };
 
 /* What an event is about: an index of `fds`. Attachers are PEER and above. */
-enum { STDOUT, STDERR, STDIN, SIGNALS, DAEMON, CTL, ATTACH, CONSOLE, PEER, ALL = PEER + PEERS };
+enum { STDOUT, STDERR, STDIN, SIGNALS, DAEMON, CTL, ATTACH, CONSOLE, MEMORY, PEER, ALL = PEER + PEERS };
 
 struct stream {
     const char *name; /* with blanks around it, as in the log */
@@ -468,6 +468,32 @@ static void create(void) {
         fail(commands.create[0]);
 }
 
+/* cgroup v2: the file `oom` says that the OOM killer was at work in the container. It is made when that happens, because
+ * systemd removes a cgroup as soon as nothing lives there. */
+static void watch_memory(void) {
+    char path[PATH_MAX] = "/proc/", text[PATH_MAX] = "", *start;
+    stpcpy(put_number(path + 6, (uint64_t)pids.container, 1), "/cgroup");
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd >= 0 && read(fd, text, sizeof text - 64) > 0 && (start = strstr(text, "0::/"))) {
+        *strchrnul(start, '\n') = 0;
+        strcat(stpcpy(path, "/sys/fs/cgroup"), strcat(start + 3, "/memory.events"));
+        fds[MEMORY] = open(path, O_RDONLY | O_CLOEXEC);
+        if (fds[MEMORY] >= 0)
+            watch(MEMORY, EPOLLPRI);
+    }
+    drop(&fd);
+}
+
+static void read_memory(void) {
+    char text[256] = "", *found;
+    if (fds[MEMORY] >= 0 && pread(fds[MEMORY], text, sizeof text - 1, 0) <= 0)
+        discard(MEMORY);
+    if ((found = strstr(text, "oom_kill ")) && atoi(found + 9) > 0) {
+        (void)!mknod("oom", S_IFREG | 0600, 0);
+        discard(MEMORY);
+    }
+}
+
 /* `create` has ended. */
 static void conclude(int status) {
     char text[16] = "";
@@ -488,6 +514,7 @@ static void conclude(int status) {
     if (!answer('+', text, strspn(text, "0123456789")))
         undo();
     discard(DAEMON);
+    watch_memory();
     streams[1].held = 0;
     if (length > 0)
         take(&streams[1], length); /* a warning, then */
@@ -563,6 +590,7 @@ static void reap(void) {
 /* The end. Who else has the pipes open may go on writing: only what is there now is taken. `code` -1: no exit file. */
 static void finish(int code) {
     sigset_t term;
+    read_memory();
     for (int about = STDOUT; about <= STDERR; about++) {
         int holds = terminal ? TURN : fcntl(fds[about], F_GETPIPE_SZ);
         pump(about, holds > 0 ? (size_t)holds : TURN, true);
@@ -637,6 +665,7 @@ static void handle(int about, uint32_t events) {
     case DAEMON: read_daemon(); break;
     case CTL: read_ctl(); break;
     case ATTACH: accept_peers(); break;
+    case MEMORY: read_memory(); break;
     case CONSOLE: receive_terminal(); break;
     default: read_input(about, events);
     }

@@ -1,4 +1,4 @@
-"""Control groups: the cgroupfs driver, one interface over v1 (also hybrid) and v2.
+"""Control groups: one interface over v1 (also hybrid) and v2, and the cgroupfs driver.
 
 Paths are relative to each hierarchy's mount point: "/kubepods/pod1". Calls are quick file operations made inline;
 only what has to wait for processes is async. Nothing here owns a cgroup: whoever has the path may repeat anything.
@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from msgspec import Struct
 
 from ropewalk import errors
-from ropewalk.linux import held, mount, process
+from ropewalk.linux import held, mount, pidfd, process
 from ropewalk.spec import pod
 
 KILL_SECONDS = 10.0
@@ -65,6 +65,7 @@ class Cgroups(ABC):
     """See the module. Errors are OSError with the file, or RopewalkErrors that name the cgroup."""
 
     version: int
+    driver: str = "cgroupfs"  # or "systemd": who makes the cgroups of new pods (cgroup_systemd.py)
     held: held.Held  # of the files that statistics are read from
 
     @abstractmethod
@@ -325,7 +326,7 @@ def hold(pids: Iterable[int]) -> dict[int, int]:
     held: dict[int, int] = {}
     for pid in itertools.islice(pids, MAX_HELD):
         with contextlib.suppress(ProcessLookupError):
-            held[pid] = os.pidfd_open(pid)
+            held[pid] = pidfd.open(pid)
     return held
 
 

@@ -79,7 +79,7 @@ class Conmon(monitor.Monitor):
                 env=environment,
                 stderr=complaints,
                 pass_fds={SYNC_FD: sync, START_FD: gate},
-                cwd=launch.bundle,  # where it creates its file "oom"
+                cwd=launch.bundle,  # where it creates OOM
             )
         except FileNotFoundError as error:
             raise RopewalkError(

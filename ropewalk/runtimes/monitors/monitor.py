@@ -22,6 +22,7 @@ from ropewalk.runtimes.monitors import logfile
 
 ACCOUNTED = {"cpu", "cpuacct", "memory", "pids"}  # v1: where a monitor's use is counted; each move costs 0.1 ms
 CREATE_SECONDS = 60.0
+OOM = "oom"  # an empty file
 
 
 class Launch(Struct, frozen=True):
@@ -79,6 +80,10 @@ class Monitor(ABC):
         for name in (id, f".{id}"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(self.exits, name))
+
+    def met_oom(self, bundle: str) -> bool:
+        """Whether the OOM killer was at work in the container. Only cgroup v2 tells a monitor."""
+        return os.path.exists(os.path.join(bundle, OOM))
 
     async def reopen_log(self, bundle: str, task: Task, log_path: str) -> None:
         """From now on write to a new file at `log_path`, which exists when this returns."""
