@@ -80,7 +80,7 @@ def environment(pid: int) -> frozenset[bytes]:
         content = _read(f"/proc/{pid}/environ")
     except PermissionError:
         return frozenset()
-    return frozenset(content.split(b"\0"))
+    return frozenset(content.split(b"\0")) - {b""}
 
 
 def _read(path: str) -> bytes:
