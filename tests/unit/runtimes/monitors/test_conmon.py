@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from ropewalk.errors import RopewalkError
+from ropewalk.errors import Invalid, RopewalkError
+from ropewalk.linux import cgroup
 from ropewalk.runtimes.handler import Exit
 from ropewalk.runtimes.monitors import conmon, monitor
 
@@ -23,6 +24,13 @@ def test_the_whole_command_line() -> None:
         *("-c", ID, "-u", ID, "-n", ID[:13], "-b", "/b", "-p", "/b/pid", "--exit-dir", "/exits"),
         *("-r", "/usr/bin/crun", "--runtime-arg", "--root=/r", "-l", "k8s-file:/l/0.log"),
     ]
+
+
+def test_what_conmon_saw_of_the_oom_killer(tmp_path: Path) -> None:
+    own = conmon.Conmon("conmon", exits=str(tmp_path), sockets="", cgroups=cgroup.detect())
+    assert not own.met_oom(str(tmp_path))
+    (tmp_path / "oom").touch()
+    assert own.met_oom(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -43,6 +51,14 @@ def test_an_answer_is_a_pid_or_the_runtimes_words() -> None:
     assert conmon.parse_answer(b'{"data": 8682}\n', b"", ID) == 8682
     with pytest.raises(monitor.RuntimeFailed, match="no such file"):
         conmon.parse_answer(b'{"data": -1, "message": "no such file\\n"}\n', b"", ID)
+
+
+async def test_a_colon_in_a_log_path_is_refused() -> None:
+    """conmon separates driver and path by it."""
+    fake: Any = type("Cgroups", (), {"controllers": lambda self: frozenset()})()
+    watcher = conmon.Conmon("conmon", exits="/e", sockets="/s", cgroups=fake)
+    with pytest.raises(Invalid, match="colon"):
+        await watcher.create(replace(LAUNCH, log_path="/a:b"))
 
 
 @pytest.mark.parametrize(
