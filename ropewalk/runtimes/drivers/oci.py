@@ -36,7 +36,6 @@ from ropewalk.spec.pod import LinuxContainerResources, NamespaceMode
 log = logging.getLogger(__name__)
 
 START_SECONDS = 60.0
-SETTLE_SECONDS = 10.0  # for the probe that a daemon begins with
 GONE_SECONDS = 1.0  # the runtime has this long to notice that the process is gone
 DELETE_SECONDS = 20.0
 FLUSH_SECONDS = 5.0  # a monitor whose container is dead has this long to write the rest of the log
@@ -62,6 +61,7 @@ class Driver(handler.Handler):
         super().__init__(config, node, name=name)
         self.cgroups = node.cgroups
         self.catatonit = programs.init
+        self.programs = programs
         self.containers = os.path.join(node.state, "containers")
         self.root = os.path.join(node.state, "runtimes", self.name)
         exits = os.path.join(node.state, "exits")
@@ -73,15 +73,12 @@ class Driver(handler.Handler):
         self.monitor = conmon.Conmon(programs.monitor, exits=exits, sockets=self.sockets, cgroups=self.cgroups)
         self.probing: set[str] = set()  # ids of probes under way, which no row owns
         self.began = time.time()
-        self.settled = asyncio.Event()  # the first probe has ended
 
     def _bundle(self, id: str) -> bundle.Bundle:
         return bundle.Bundle(os.path.join(self.containers, id))
 
-    async def settle(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(SETTLE_SECONDS):
-                await self.settled.wait()
+    async def prepare(self) -> None:
+        await self.command.seal(os.path.join(self.node.state, "programs", self.name))
 
     # Making
 
