@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from msgspec import Struct
 
 from ropewalk import errors
-from ropewalk.linux import held, mount, process
+from ropewalk.linux import held, mount, pidfd, process
 from ropewalk.spec import pod
 
 KILL_SECONDS = 10.0
@@ -325,7 +325,7 @@ def hold(pids: Iterable[int]) -> dict[int, int]:
     held: dict[int, int] = {}
     for pid in itertools.islice(pids, MAX_HELD):
         with contextlib.suppress(ProcessLookupError):
-            held[pid] = os.pidfd_open(pid)
+            held[pid] = pidfd.open(pid)
     return held
 
 

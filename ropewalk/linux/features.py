@@ -1,6 +1,7 @@
 """What this kernel offers, each probed once by really calling it, and why not otherwise.
 
 The floor is Linux 5.14. Whoever uses a feature asks `have` and has another way; tests force it with `force_off`.
+docs/kernel-floor.md lists these, what is tried where it is used, and the test of each.
 """
 
 from __future__ import annotations
@@ -13,12 +14,11 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from ropewalk.linux import libc
+from ropewalk.linux import libc, pidfd
 
 FSCONFIG_SET_STRING = 1  # include/uapi/linux/mount.h
 OPEN_TREE_CLONE = 1
 MOUNT_ATTR_IDMAP = 0x00100000
-LANDLOCK_CREATE_RULESET_VERSION = 1  # include/uapi/linux/landlock.h
 
 
 class Feature(NamedTuple):
@@ -74,13 +74,8 @@ def _probe_cgroup_kill() -> str:
 
 
 def _probe_pidfd() -> str:
-    os.close(os.pidfd_open(os.getpid()))
+    os.close(pidfd.open(os.getpid()))
     return "pidfd_open(2) answers"
-
-
-def _probe_landlock() -> str:
-    version = libc.syscall(libc.SYS_LANDLOCK_CREATE_RULESET, None, 0, LANDLOCK_CREATE_RULESET_VERSION)
-    return f"Landlock ABI {version}"
 
 
 _PROBES: dict[str, Callable[[], str]] = {
@@ -89,7 +84,6 @@ _PROBES: dict[str, Callable[[], str]] = {
     "idmapped": _probe_idmapped,
     "cgroup_kill": _probe_cgroup_kill,
     "pidfd": _probe_pidfd,
-    "landlock": _probe_landlock,
 }
 _forced_off: set[str] = set()
 

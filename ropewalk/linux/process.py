@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
+
+from ropewalk.linux import pidfd
 
 
 class Stat:
@@ -106,7 +107,7 @@ def boot_id() -> str:
 def open_pidfd(pid: int, start: int) -> int | None:
     """A descriptor of exactly that process (pidfd_open(2)); None if it is gone or the pid is another's now."""
     try:
-        fd = os.pidfd_open(pid)
+        fd = pidfd.open(pid)
     except (ProcessLookupError, ValueError):
         return None
     if start_time(pid) != start:
@@ -136,7 +137,7 @@ def _resolve(ended: asyncio.Future[None]) -> None:
 def send_signal(fd: int, signum: int) -> bool:
     """pidfd_send_signal(2). False if the process is gone."""
     try:
-        signal.pidfd_send_signal(fd, signum)
+        pidfd.send_signal(fd, signum)
     except ProcessLookupError:
         return False
     return True

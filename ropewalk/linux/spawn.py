@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ropewalk import errors
-from ropewalk.linux import libc
+from ropewalk.linux import libc, pidfd
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -51,7 +51,7 @@ class Process:
         self._loop = asyncio.get_running_loop()
         self._waiters: list[asyncio.Future[int]] = []
         try:
-            self._pidfd = os.pidfd_open(pid)
+            self._pidfd = pidfd.open(pid)
         except ProcessLookupError:
             self.code = orphans.pop(pid, UNKNOWN)
         else:
@@ -60,7 +60,7 @@ class Process:
 
     def _reap(self) -> None:
         try:
-            result = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
+            result = pidfd.reap(self._pidfd)
         except ChildProcessError:
             self.code = UNKNOWN
         else:
@@ -94,7 +94,7 @@ class Process:
             if group:
                 os.killpg(self.pid, signum)
             else:
-                signal.pidfd_send_signal(self._pidfd, signum)
+                pidfd.send_signal(self._pidfd, signum)
 
 
 def spawn(

@@ -22,6 +22,8 @@ _FICLONE = 0x40049409  # include/uapi/linux/fs.h
 _OVERLAY = "trusted.overlay."  # Documentation/filesystems/overlayfs.rst: what overlay writes for itself
 _OPAQUE = _OVERLAY + "opaque"
 _CHUNK = 1 << 30
+_NO_COPY = (errno.ENOSYS, errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL)  # of copy_file_range(2): cannot, here
+_BUFFER = 1 << 20
 
 
 class _Pair(NamedTuple):
@@ -188,10 +190,20 @@ def _copy_data(old: int, new: int, size: int) -> None:
             raise
         end = os.lseek(old, offset, os.SEEK_HOLE)
         while offset < end:
-            copied = os.copy_file_range(old, new, min(end - offset, _CHUNK), offset, offset)
+            copied = _copy_range(old, new, min(end - offset, _CHUNK), offset)
             if copied == 0:
                 return
             offset += copied
+
+
+def _copy_range(old: int, new: int, size: int, offset: int) -> int:
+    """copy_file_range(2), or a read and a write where the file system or the C library has none."""
+    try:
+        return os.copy_file_range(old, new, size, offset, offset)
+    except (AttributeError, OSError) as error:
+        if getattr(error, "errno", errno.ENOSYS) not in _NO_COPY:
+            raise
+    return os.pwrite(new, os.pread(old, min(size, _BUFFER), offset), offset)
 
 
 def _copy_attributes(source: int, target: int) -> None:

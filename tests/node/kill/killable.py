@@ -13,6 +13,7 @@ import grpc
 
 from ropewalk.client import cri
 from ropewalk.errors import Kind, RopewalkError
+from ropewalk.spec import pod
 from ropewalk.wire import grpc as wire
 from tests.node.kill import kernel
 from tools import node as nodes
@@ -96,12 +97,16 @@ class Node(nodes.Node):
         await self.died()
         await self.start()
 
+    def lines(self) -> set[str]:
+        """What the kernel has of it now."""
+        return kernel.lines(self)
+
     def has(self) -> set[str]:
         """What the kernel has of this node while nothing is under way."""
-        found, last = kernel.lines(self), set[str]()
+        found, last = self.lines(), set[str]()
         while found != last:
             time.sleep(0.02)
-            found, last = kernel.lines(self), found
+            found, last = self.lines(), found
         return found
 
     def settles(self, before: set[str], *, pod: str = "") -> None:
@@ -109,9 +114,7 @@ class Node(nodes.Node):
         own = (f"/pod{pod}", f"/ropewalk-monitors-{pod[:12]}") if pod else ("\0",)
 
         def difference() -> list[str]:
-            return kernel.missing_and_added(
-                before, {a for a in kernel.lines(self) if a in before or not a.endswith(own)}
-            )
+            return kernel.missing_and_added(before, {a for a in self.lines() if a in before or not a.endswith(own)})
 
         kernel.until(difference)
 
@@ -119,7 +122,25 @@ class Node(nodes.Node):
         """Of what was added since `before`, nothing stays but files of an ended container."""
 
         def more() -> list[str]:
-            added = [line for line in kernel.lines(self) - before if container not in line]
+            added = [line for line in self.lines() - before if container not in line]
             return [line for line in added if not line.startswith(f"file {self.root}/snapshots/")]
 
         kernel.until(more)
+
+
+async def one_life(client: cri.Client, spec: pod.PodSpec) -> None:
+    """The same request makes one pod, which works; then it is stopped and removed."""
+    sandbox = await workload.run_pod(client, spec)
+    assert await client.run_pod(spec) == sandbox.id
+    assert [found.id for found in await client.pods()] == [sandbox.id]
+    id = await sandbox.start("main", "sh", "-c", "echo once")
+    assert (await sandbox.exited(id)).exit_code == 0
+    assert sandbox.output() == "once\n"
+    await sandbox.remove()
+    assert await client.pods() == []
+
+
+async def running(client: cri.Client, spec: pod.PodSpec) -> workload.Pod:
+    sandbox = await workload.run_pod(client, spec)
+    await sandbox.start("main", "sh", "-c", "sleep 600 & sleep 600")
+    return sandbox

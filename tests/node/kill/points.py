@@ -22,8 +22,13 @@ def done(steps: Sequence[Step], inside: dict[str, list[str]]) -> list[str]:
     return [point for s in steps for point in (f"{s.name}:before", *inside.get(s.name, []), f"{s.name}:after")]
 
 
-def undone(steps: Sequence[Step]) -> list[str]:
-    return [point for s in reversed(steps) for point in (f"undo {s.name}:before", f"undo {s.name}:after")]
+def undone(steps: Sequence[Step], inside: dict[str, list[str]] | None = None) -> list[str]:
+    own = inside or {}
+    return [
+        point
+        for s in reversed(steps)
+        for point in (f"undo {s.name}:before", *own.get(s.name, []), f"undo {s.name}:after")
+    ]
 
 
 RUN = done(sandboxes.RUN, {})
@@ -31,6 +36,10 @@ RUN_SHARED = done(sandboxes.RUN, {"sandbox": INIT})
 CREATE = done(containers.CREATE, {"task": [*BUNDLE, *MONITOR]})
 STOP = undone(sandboxes.RUN)
 REMOVE = undone(containers.CREATE)
+ADD = ["cni:begun", "cni ADD bridge:after", "cni ADD portmap:after", "cni:kept"]
+DELETE = ["cni DEL portmap:after", "cni DEL bridge:after", "cni:unpinned"]
+RUN_CNI = done(sandboxes.RUN, {"network": ADD})
+STOP_CNI = undone(sandboxes.RUN, {"network": DELETE})
 
 # own network and a host port · the node's network · shared PID namespace · users of its own
 KINDS = ("network", "host", "shared", "users")

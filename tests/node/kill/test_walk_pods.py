@@ -10,7 +10,7 @@ import contextlib
 
 import pytest
 
-from ropewalk.client import cri, values
+from ropewalk.client import values
 from ropewalk.errors import RopewalkError
 from ropewalk.spec import pod
 from tests.node.kill import killable, points
@@ -24,24 +24,6 @@ STOP = [(kind, point) for kind in points.KINDS for point in points.STOP]
 REMOVE = [(kind, point) for kind in points.KINDS for point in points.STOP + points.REMOVE]
 
 
-async def one_life(client: cri.Client, spec: pod.PodSpec) -> None:
-    """The same request makes one pod, which works; then it is stopped and removed."""
-    sandbox = await workload.run_pod(client, spec)
-    assert await client.run_pod(spec) == sandbox.id
-    assert [found.id for found in await client.pods()] == [sandbox.id]
-    id = await sandbox.start("main", "sh", "-c", "echo once")
-    assert (await sandbox.exited(id)).exit_code == 0
-    assert sandbox.output() == "once\n"
-    await sandbox.remove()
-    assert await client.pods() == []
-
-
-async def running(client: cri.Client, spec: pod.PodSpec) -> workload.Pod:
-    sandbox = await workload.run_pod(client, spec)
-    await sandbox.start("main", "sh", "-c", "sleep 600 & sleep 600")
-    return sandbox
-
-
 @pytest.mark.parametrize("kind", points.KINDS)
 async def test_the_walk_has_every_point(node: killable.Node, kind: str) -> None:
     async with node.client() as client:
@@ -51,7 +33,7 @@ async def test_the_walk_has_every_point(node: killable.Node, kind: str) -> None:
         await sandbox.client.stop_pod(sandbox.id)
         assert node.passed() == points.STOP
         await sandbox.client.remove_pod(sandbox.id)
-        await running(client, points.pod_spec(node, kind))
+        await killable.running(client, points.pod_spec(node, kind))
         node.passed()
         [found] = await client.pods()
         await client.remove_pod(found.id)
@@ -66,7 +48,7 @@ async def test_run(node: killable.Node, kind: str, point: str) -> None:
     async with node.client() as client:
         assert await client.pods() == []
         node.settles(before)
-        await one_life(client, spec)
+        await killable.one_life(client, spec)
     node.settles(before)
 
 
@@ -77,7 +59,7 @@ async def test_run_is_repeated_at_once(node: killable.Node, point: str) -> None:
     async with node.client() as client:
         await node.killed_at(point, workload.run_pod(client, spec))
     async with node.client() as client:
-        await one_life(client, spec)
+        await killable.one_life(client, spec)
     node.settles(before)
 
 
@@ -107,7 +89,7 @@ async def test_the_undo_of_a_failed_run(node: killable.Node, point: str) -> None
         await node.killed_at(point, client.run_pod(bad))
     async with node.client() as client:
         assert await client.pods() == []
-        await one_life(client, good)
+        await killable.one_life(client, good)
     node.settles(before)
 
 
@@ -115,7 +97,7 @@ async def test_the_undo_of_a_failed_run(node: killable.Node, point: str) -> None
 async def test_stop(node: killable.Node, kind: str, point: str) -> None:
     before = node.has()
     async with node.client() as client:
-        sandbox = await running(client, points.pod_spec(node, kind))
+        sandbox = await killable.running(client, points.pod_spec(node, kind))
         await node.killed_at(point, client.stop_pod(sandbox.id))
     async with node.client() as client:
         [found] = await client.pods()
@@ -134,7 +116,7 @@ async def test_stop(node: killable.Node, kind: str, point: str) -> None:
 async def test_remove(node: killable.Node, kind: str, point: str) -> None:
     before = node.has()
     async with node.client() as client:
-        sandbox = await running(client, points.pod_spec(node, kind))
+        sandbox = await killable.running(client, points.pod_spec(node, kind))
         await node.killed_at(point, client.remove_pod(sandbox.id))
     async with node.client() as client:
         assert {found.id for found in await client.pods()} <= {sandbox.id}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -42,6 +43,22 @@ async def test_a_kernel_without_idmapped_mounts_has_no_user_namespaces(place: Pl
     assert "user namespaces: no" in probe.evidence
     assert place.found() == []
     assert not [name for name in os.listdir(place.state) if name.startswith("probe-")]
+
+
+async def test_a_kernel_that_cannot_stack_mapped_layers_has_no_user_namespaces(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux before 5.19 answers so."""
+
+    def refuse(target: str, **_: object) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), target)
+
+    monkeypatch.setattr(mount, "overlay", refuse)
+    handler = crun.Handler(crun.Config(), place.node)
+    probe = await handler.probe()
+    assert probe.works
+    assert "user namespaces: no, overlayfs does not take idmapped layers" in probe.evidence
+    assert not handler.capabilities.user_namespaces
 
 
 async def test_a_root_file_system_that_is_a_bind_is_mapped_itself(place: Place) -> None:

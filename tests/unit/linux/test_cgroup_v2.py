@@ -47,6 +47,16 @@ def test_statistics(root: Path) -> None:
     assert CgroupsV2(str(root)).stats("/gone") is None
 
 
+def test_what_this_kernel_does_not_count_is_unknown(root: Path) -> None:
+    """Without swap accounting, and with PSI off: its file is there and cannot be read."""
+    put(root, cpu__stat="usage_usec 1500\n", memory__current="4096\n")
+    (root / "pod/cpu.pressure").mkdir()
+    stats = CgroupsV2(str(root)).stats("/pod")
+    assert stats is not None
+    assert (stats.cpu_usage_ns, stats.memory_usage) == (1_500_000, 4096)
+    assert (stats.cpu_psi, stats.memory_psi, stats.swap_usage, stats.swap_limit) == (None, None, None, None)
+
+
 def test_pressure_is_nanoseconds_and_percent() -> None:
     assert parse_pressure(PRESSURE) == cgroup.Psi(
         some=cgroup.Pressure(42_000, 1.5, 0.25, 0.0), full=cgroup.Pressure(7_000, 0.0, 0.0, 0.1)

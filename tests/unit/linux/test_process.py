@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import uuid
+from typing import Any
+
+import pytest
 
 from ropewalk.linux import process, spawn
 
@@ -73,3 +77,20 @@ async def test_a_process_is_found_by_an_exact_argument_waited_for_and_signalled(
 def test_the_boot_id_is_stable() -> None:
     assert process.boot_id() == process.boot_id()
     assert len(process.boot_id()) == 36
+
+
+async def test_children_on_a_kernel_that_does_not_list_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without CONFIG_PROC_CHILDREN."""
+    files, exists = open, os.path.exists
+
+    def absent(path: Any, *options: Any, **named: Any) -> Any:
+        if str(path).endswith("/children"):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return files(path, *options, **named)
+
+    monkeypatch.setattr("builtins.open", absent)
+    monkeypatch.setattr(os.path, "exists", lambda path: not path.endswith("/children") and exists(path))
+    child = spawn.spawn(["sleep", "600"])
+    assert child.pid in process.children(os.getpid())
+    child.kill()
+    await child.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -78,3 +79,16 @@ async def test_a_command_that_does_not_run_sealed_stays_as_it_is(tmp_path: Path,
     fails = command.Command(str(program), str(tmp_path))
     await fails.seal(str(tmp_path / "programs" / "runtime"))
     assert fails.path == str(program)
+
+
+def test_a_kernel_without_mfd_exec(monkeypatch: pytest.MonkeyPatch, chosen: sealed.Sealed, program: Path) -> None:
+    create = os.memfd_create
+
+    def old(name: str, flags: int) -> int:
+        if flags & sealed.MFD_EXEC:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return create(name, flags)
+
+    monkeypatch.setattr(os, "memfd_create", old)
+    assert subprocess.run([chosen.ensure(str(program))], check=False).returncode == 0
+    assert os.path.islink(chosen.link)

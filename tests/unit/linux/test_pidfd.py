@@ -1,0 +1,45 @@
+"""pidfds with what Python offers, and by number where it offers nothing."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+
+import pytest
+
+from ropewalk.linux import pidfd
+
+
+@pytest.fixture(autouse=True, params=["of Python", "by number"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "by number":
+        monkeypatch.delattr(os, "pidfd_open", raising=False)
+        monkeypatch.delattr(os, "P_PIDFD", raising=False)
+        monkeypatch.delattr(signal, "pidfd_send_signal", raising=False)
+
+
+def test_a_child_is_signalled_and_reaped() -> None:
+    child = subprocess.Popen(["sleep", "600"])
+    fd = pidfd.open(child.pid)
+    try:
+        assert not os.get_inheritable(fd)
+        assert pidfd.reap(fd) is None
+        pidfd.send_signal(fd, signal.SIGTERM)
+        assert select.select([fd], [], [], 10)[0] == [fd]
+        ended = pidfd.reap(fd)
+        assert ended is not None
+        assert (ended.si_pid, ended.si_status) == (child.pid, signal.SIGTERM)
+        with pytest.raises(ProcessLookupError):
+            pidfd.send_signal(fd, signal.SIGTERM)
+        with pytest.raises(ChildProcessError):
+            pidfd.reap(fd)
+    finally:
+        os.close(fd)
+        child.returncode = -signal.SIGTERM
+
+
+def test_what_is_gone_has_none() -> None:
+    with pytest.raises(ProcessLookupError):
+        pidfd.open(2**22 + 1)
