@@ -176,7 +176,7 @@ class Ropewalk(Side):
     name = "ropewalk"
 
     def __init__(self, served: registry.Registry) -> None:
-        self.node = node.Node(served)
+        self.node = node.Node(served, environment={"ROPEWALK_CGROUP_DRIVER": "cgroupfs"})  # as containerd's
         self.tag, self.base, self.address = self.node.tag, self.node.base, self.node.address
         self.network = "bridge"
         directory = cni.write(self.base, self.tag)

@@ -44,6 +44,9 @@ class NodeStatus:
             info=self._info() if verbose else None,
         )
 
+    def cgroup_driver(self) -> pb.CgroupDriver:
+        return pb.SYSTEMD if self._cgroups.driver == "systemd" else pb.CGROUPFS
+
     def runtime_condition(self) -> pb.RuntimeCondition:
         """True if pods without a RuntimeClass can run."""
         reason, message = self._problem()

@@ -66,6 +66,21 @@ class Config(Struct, frozen=True):
         Literal["overlay", "native"],
         Meta(description='How layers become root file systems: "overlay" mounts them, "native" copies them.'),
     ] = "overlay"
+    cgroup_driver: Annotated[
+        Literal["auto", "systemd", "cgroupfs"],
+        Meta(
+            description='Who makes cgroups, as the kubelet\'s cgroupDriver; "auto": systemd, where it is the init of a '
+            "node with cgroup v2."
+        ),
+    ] = "auto"
+    shutdown_grace: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=3600,
+            description="Seconds that containers get to end when systemd takes the node down; 0 leaves them to it.",
+        ),
+    ] = 10.0
     log: logs.Config = logs.Config()
     network: network.Config = network.Config()
     images: pull.Config = pull.Config()

@@ -24,7 +24,7 @@ from ropewalk.version import VERSION
 from ropewalk.wire import grpc
 
 GRACE = 0.3  # seconds for calls under way
-CLOSE = 0.5  # seconds for letting go of everything else
+CLOSE = 2.0  # seconds for letting go of everything else
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 log = logging.getLogger(__name__)
@@ -81,6 +81,8 @@ async def serve(
     systemd.notify("STOPPING=1")
     log.info("ending; pods go on running")
     await server.stop(GRACE)
+    with contextlib.suppress(RopewalkError):
+        await daemon.end_pods()
     with contextlib.suppress(TimeoutError, RopewalkError):
         async with asyncio.timeout(CLOSE):
             await daemon.close()

@@ -29,9 +29,10 @@ from ropewalk.errors import Invalid, RopewalkError
 from ropewalk.images.pull import Puller
 from ropewalk.images.store import Images
 from ropewalk.images.workers import Workers
-from ropewalk.linux import cgroup, process
+from ropewalk.linux import cgroup, cgroup_systemd, process
 from ropewalk.linux.offload import Offload
 from ropewalk.network.network import Network
+from ropewalk.pods import placement
 from ropewalk.pods.containers import Containers
 from ropewalk.pods.queues import Queues
 from ropewalk.pods.records import Container, Pod
@@ -69,9 +70,13 @@ class Daemon:
         self._claim = lock(f"{config.state}/lock")  # the root has the database's
         self.database = Database(f"{config.root}/state.db")
         self.cgroups = cgroup.detect()
+        driver = cgroup_systemd.choose(
+            config.cgroup_driver, version=self.cgroups.version, booted=cgroup_systemd.is_booted()
+        )
+        self.cgroups.driver = driver
         self.handlers = registry.build(
             config.runtimes,
-            handler.Node(config.state, self.cgroups, config.root, f"/{self.instance}"),
+            handler.Node(config.state, self.cgroups, config.root, placement.root(self.instance, driver)),
             default=config.default_runtime,
             untrusted=config.untrusted_runtime,
         )
@@ -219,6 +224,15 @@ class Daemon:
                 folding = threading.Thread(target=fold, args=[self.database], name="checkpoint", daemon=True)
                 folding.start()
 
+    async def end_pods(self) -> None:
+        """The node goes down: every container gets its stop signal and the grace, and how it ended is recorded. Without
+        that, processes that ignore SIGTERM (most that are process 1 of a namespace do) hold the shutdown for 90 s."""
+        grace = self.config.shutdown_grace
+        if grace and await cgroup_systemd.is_going_down():
+            log.info("the node goes down: ending all containers", extra={"seconds": grace})
+            for failed in await self.containers.stop_all(grace):
+                log.warning("a container does not end", extra={"error": str(failed)})
+
     async def close(self) -> None:
         """Let go of everything; pods go on running. A probe under way removes what it made: nobody else may come."""
         if self._probing is not None:
@@ -228,6 +242,7 @@ class Daemon:
         await self.sandboxes.close()
         await self.network.close()
         self.database.close()
+        await asyncio.gather(self.offload.close(), self.counting.close(), self.workers.close())
 
 
 def make_directories(config: Config) -> None:

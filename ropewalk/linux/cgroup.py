@@ -1,4 +1,4 @@
-"""Control groups: the cgroupfs driver, one interface over v1 (also hybrid) and v2.
+"""Control groups: one interface over v1 (also hybrid) and v2, and the cgroupfs driver.
 
 Paths are relative to each hierarchy's mount point: "/kubepods/pod1". Calls are quick file operations made inline;
 only what has to wait for processes is async. Nothing here owns a cgroup: whoever has the path may repeat anything.
@@ -65,6 +65,7 @@ class Cgroups(ABC):
     """See the module. Errors are OSError with the file, or RopewalkErrors that name the cgroup."""
 
     version: int
+    driver: str = "cgroupfs"  # or "systemd": who makes the cgroups of new pods (cgroup_systemd.py)
     held: held.Held  # of the files that statistics are read from
 
     @abstractmethod

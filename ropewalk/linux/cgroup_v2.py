@@ -48,9 +48,11 @@ class CgroupsV2(cgroup.Cgroups):
         return [self.directory(path)]
 
     def make(self, path: str) -> None:
+        """What a slice gives to its children is systemd's to decide."""
         here = self._root
         for part in cgroup.relative(path).split("/"):
-            enable_controllers(here)
+            if not (here.endswith(".slice") or part.endswith(".slice")):
+                enable_controllers(here)
             here = os.path.join(here, part)
             with contextlib.suppress(FileExistsError):
                 os.mkdir(here, 0o755)

@@ -19,7 +19,7 @@ from ropewalk import ids, steps
 from ropewalk.errors import Kind, NotFound, RopewalkError, WrongState
 from ropewalk.images.store import Image, Images
 from ropewalk.linux.offload import Offload
-from ropewalk.pods import files, identity, phases
+from ropewalk.pods import files, identity, phases, placement
 from ropewalk.pods.queues import Queues
 from ropewalk.pods.records import Container, ContainerPhase, Pod, PodPhase, User
 from ropewalk.runtimes import refusals
@@ -159,7 +159,7 @@ class Containers:
             namespaces=self._namespaces(pod, spec),
             files=files.shared(self._state, pod.id, pod.spec),
             files_locked=resolve.read_locked(files.directory(self._state, pod.id)),
-            cgroup_path=f"{pod.cgroup}/{id}",
+            cgroup_path=placement.container_cgroup(pod, id),
             mounts=await call(resolve.read_mounts, spec.mounts) if spec.mounts else [],
             devices=await call(resolve.read_devices, spec.devices) if spec.devices else [],
             node_devices=await call(resolve.read_node_devices) if spec.security.privileged else [],
@@ -197,7 +197,7 @@ class Containers:
             phase=ContainerPhase.MAKING,
             handler=pod.handler,
             boot_id=self._boot_id,
-            cgroup=f"{pod.cgroup}/{id}",
+            cgroup=placement.container_cgroup(pod, id),
             image_id=image.id,
             image_name=image.tags[0] if image.tags else image.id,
             image_ref=image.digests[0] if image.digests else image.id,
@@ -232,7 +232,7 @@ class Containers:
             spec=built.spec,
             rootfs=await self._snapshotter.mounts(container.snapshot),
             cgroup=container.cgroup,
-            monitor_cgroup=identity.monitor_cgroup(pod),
+            monitor_cgroup=placement.monitor_cgroup(pod),
             log_path=container.log_path,
             tty=spec.tty,
             stdin=spec.stdin,
@@ -375,6 +375,12 @@ class Containers:
         self._asked_to_stop.discard(id)
 
     undo = _forget
+
+    async def stop_all(self, timeout: float) -> Sequence[BaseException]:
+        """Stop every container of every pod at once; what failed."""
+        stops = (self.stop(container.id, timeout) for container in self.list())
+        results = await asyncio.gather(*stops, return_exceptions=True)
+        return [result for result in results if isinstance(result, BaseException)]
 
     async def kill_all(self, pod_id: str) -> None:
         """SIGKILL to every container of the pod at once; all EXITED at return. The caller has the pod's turn."""

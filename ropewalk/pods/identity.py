@@ -24,11 +24,6 @@ def container_key(pod_id: str, spec: ContainerSpec) -> str:
     return f"container {spec.metadata.name} (attempt {spec.metadata.attempt}) of pod sandbox {pod_id}"
 
 
-def monitor_cgroup(pod: Pod) -> str:
-    """The leaf beside the containers in which their monitors live."""
-    return f"{pod.cgroup}/ropewalk-monitors-{pod.id[:12]}"
-
-
 def adopt(existing: R, asked: Any, recorded: Any, *, usable: bool, noun: str) -> R:
     """What a repeat of the request that made `existing` gets: the object, or ALREADY_EXISTS saying why not."""
     changed = differences(recorded, asked)

@@ -15,9 +15,9 @@ import time
 from collections.abc import Callable
 
 from ropewalk.errors import RopewalkError
-from ropewalk.linux import cgroup
+from ropewalk.linux import cgroup, cgroup_systemd
 from ropewalk.network.network import Network
-from ropewalk.pods import phases
+from ropewalk.pods import phases, placement
 from ropewalk.pods.containers import Containers
 from ropewalk.pods.queues import Queues
 from ropewalk.pods.records import Container, ContainerPhase, Pod, PodPhase
@@ -206,12 +206,18 @@ class Recovery:
         return [f"{base}/{name}" for name in stray]
 
     async def _sweep_cgroups(self, pods: set[str]) -> list[str]:
-        """Trials that run now are the handlers' to sweep, those of a handler that is configured no more are not."""
-        owned = {f"/{self._instance}/pod{id}" for id in pods}
-        trials = tuple(f"/{self._instance}/{PROBE}{name}-" for name in self._handlers)
-        present = self._cgroups.list(f"/{self._instance}")
-        stray = [p for p in present if p.count("/") == 2 and p not in owned and not p.startswith(trials)]
+        """Of pods without a parent, by either driver. Trials that run now are the handlers' to sweep; those of a
+        handler that is configured no more, or of the other driver, are not."""
+        owned = {self._sandboxes.pods[id].cgroup for id in pods}
+        own = placement.root(self._instance, self._cgroups.driver)
+        trials = tuple(f"{PROBE}{name}-" for name in self._handlers)
+
+        def is_trial(path: str) -> bool:
+            return path.startswith(f"{own}/") and cgroup_systemd.name(path).startswith(trials)
+
+        present = [path for root in placement.roots(self._instance) for path in self._cgroups.list(root)]
+        stray = [p for p in present if p.count("/") == 2 and p not in owned and not is_trial(p)]
         for path in stray:
             await self._cgroups.kill(path)
-            await self._cgroups.remove(path)
+            await placement.remove(self._cgroups, path)
         return stray

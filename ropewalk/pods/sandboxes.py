@@ -18,7 +18,7 @@ from ropewalk.errors import Kind, RopewalkError
 from ropewalk.linux import cgroup, namespaces, process, userns
 from ropewalk.linux.offload import Offload
 from ropewalk.network.network import Network
-from ropewalk.pods import files, identity, phases
+from ropewalk.pods import files, identity, phases, placement
 from ropewalk.pods.containers import Containers
 from ropewalk.pods.queues import Queues
 from ropewalk.pods.records import Pod, PodPhase
@@ -131,6 +131,7 @@ class Sandboxes:
     def _plan(self, spec: PodSpec, handler: str) -> Pod:
         """The row before the first side effect: every kernel name is chosen here."""
         id = ids.new_id()
+        group = placement.pod_cgroup(spec, id, instance=self._instance, driver=self._cgroups.driver)
         attachment = self._network.plan(id, spec)
         base = f"{files.directory(self._state, id)}/ns"
         pins: dict[str, str] = {}
@@ -140,7 +141,6 @@ class Sandboxes:
             pins |= {"network": attachment.netns, "uts": f"{base}/uts"}
         if spec.namespaces.ipc is not NamespaceMode.NODE:
             pins["ipc"] = f"{base}/ipc"
-        parent = spec.linux.cgroup_parent
         return Pod(
             id=id,
             spec=spec,
@@ -148,8 +148,8 @@ class Sandboxes:
             handler=handler,
             created_at=self._now(),
             boot_id=self._boot_id,
-            cgroup="/" + cgroup.relative("/" + parent) if parent else f"/{self._instance}/pod{id}",
-            own_cgroup=not parent,
+            cgroup=group,
+            own_cgroup=not spec.linux.cgroup_parent,
             namespaces=pins,
             attachment=attachment,
         )
@@ -212,7 +212,7 @@ class Sandboxes:
     async def create_task(self, id: str) -> None:
         """What the handler needs of its own, if anything."""
         pod = self.pods[id]
-        path = self._task_cgroup(pod)
+        path = placement.container_cgroup(pod, id)
         handler = self._handlers[pod.handler]
         plan = PodPlan(
             id=id,
@@ -228,7 +228,7 @@ class Sandboxes:
             ),
             cgroup=path,
             parent=pod.cgroup,
-            monitor_cgroup=identity.monitor_cgroup(pod),
+            monitor_cgroup=placement.monitor_cgroup(pod),
             namespaces=pod.namespaces,
         )
         task = await handler.create_pod(plan)
@@ -238,12 +238,8 @@ class Sandboxes:
     async def delete_task(self, id: str) -> None:
         pod = self.pods[id]
         self._unwatch(id)
-        await self._handlers[pod.handler].delete_pod(id, self._task_cgroup(pod))
-        await self._cgroups.remove(pod.cgroup if pod.own_cgroup else identity.monitor_cgroup(pod))
-
-    @staticmethod
-    def _task_cgroup(pod: Pod) -> str:
-        return f"{pod.cgroup}/{pod.id}"
+        await self._handlers[pod.handler].delete_pod(id, placement.container_cgroup(pod, id))
+        await placement.remove(self._cgroups, pod.cgroup if pod.own_cgroup else placement.monitor_cgroup(pod))
 
     # Stop and remove.
 
@@ -351,7 +347,8 @@ class Sandboxes:
             watch.cancel()
         await asyncio.gather(*watches, return_exceptions=True)
         if not len(self.pods):
-            await self._cgroups.remove(f"/{self._instance}")
+            for root in placement.roots(self._instance):
+                await placement.remove(self._cgroups, root)
 
 
 def _kinds(pod: Pod) -> dict[str, str]:

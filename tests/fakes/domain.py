@@ -248,6 +248,7 @@ class FakeCgroups:
 
     def __init__(self) -> None:
         self.trouble = ""
+        self.driver = "cgroupfs"
 
     def problem(self) -> str:
         return self.trouble

@@ -4,6 +4,7 @@ The tests run here and look into the guest through its channel; the CRI socket i
 everywhere. ROPEWALK_LAB=<directory of a running VM> uses that one instead of booting one, to try a test quickly.
 
 lab          the VM: `lab.run(...)`, `lab.read(path)`, `lab.reboot()`
+driver       the cgroup driver that the daemon has; `@both_drivers` runs a test with each
 client       a client of the daemon in it
 run_pod      runs a pod sandbox that is removed after the test
 """
@@ -25,14 +26,26 @@ from tests.vm import guest
 from tools import images, workload
 from tools.lab import machine
 
+DRIVERS = ("systemd", "cgroupfs")
+both_drivers = pytest.mark.parametrize("driver", DRIVERS, indirect=True)
 TIMEOUT = 600  # seconds for a test: the first one boots and installs, and everything is ten times slower in there
 PodRunner = Callable[..., Awaitable["guest.Pod"]]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if "tests/vm/" in item.path.as_posix() and item.get_closest_marker("timeout") is None:
+    """Within a file, what needs one cgroup driver comes together: another one is a restart."""
+    own = [item for item in items if "tests/vm/" in item.path.as_posix()]
+    for item in own:
+        if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(TIMEOUT))
+    if len(own) == len(items):
+        items.sort(key=lambda item: (item.path, needs_other_driver(item)))
+
+
+def needs_other_driver(item: pytest.Item) -> bool:
+    if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
+        return False
+    return bool(item.callspec.params.get("driver", DRIVERS[0]) != DRIVERS[0])
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +59,15 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[guest.Lab]:
 
 
 @pytest.fixture
-async def client(lab: guest.Lab) -> AsyncIterator[cri.Client]:
+async def driver(request: pytest.FixtureRequest, lab: guest.Lab) -> str:
+    """The cgroup driver of this test: systemd, unless it has it as a parameter."""
+    name: str = getattr(request, "param", DRIVERS[0])
+    await lab.use(driver=name)
+    return name
+
+
+@pytest.fixture
+async def client(lab: guest.Lab, driver: str) -> AsyncIterator[cri.Client]:
     assert lab.vm.alive(), f"the VM has ended: {lab.vm.said()}"
     async with cri.Client(lab.address) as client:
         yield client

@@ -10,12 +10,14 @@ import time
 from pathlib import Path
 
 from ropewalk.client import cri
+from ropewalk.linux import cgroup_systemd
 from ropewalk.spec import pod
 from tools import debian, workload
 from tools.lab import channel, image, machine
 
 REGISTRY = "127.0.0.1:5000"
-CONFIG = '[network]\nmode = "bridge"\n'
+CONFIG = '[network]\nmode = "bridge"\n'  # all else is as a user finds it
+SETUP = "/etc/ropewalk/conf.d/lab.toml"
 REGISTRY_UNIT = """\
 [Unit]
 Description=Registry of the test images
@@ -36,6 +38,8 @@ class Lab:
         self.run = vm.run
         self.read = vm.read
         self.address = vm.forward("/run/ropewalk/ropewalk.sock")
+        self.driver = "systemd"  # what "auto" is here
+        self.network = "bridge"
 
     # As the README says.
 
@@ -71,6 +75,31 @@ class Lab:
         for name in ("docker.io", "registry.k8s.io"):
             hosts = f'[host."http://{REGISTRY}"]\ncapabilities = ["pull", "resolve"]\n'
             self.vm.write(f"/etc/containerd/certs.d/{name}/hosts.toml", hosts)
+
+    async def use(self, *, driver: str = "", network: str = "") -> None:
+        """Another cgroup driver or network from now on; the daemon is restarted if it has another one."""
+        wanted = (driver or self.driver, network or self.network)
+        if wanted == (self.driver, self.network):
+            return
+        self.driver, self.network = wanted
+        text = f'cgroup_driver = "{self.driver}"\n[network]\nmode = "{self.network}"\n'
+        await asyncio.to_thread(self.vm.write, SETUP, text)
+        await self.restart()
+
+    async def restart(self) -> None:
+        await asyncio.to_thread(self.run, "systemctl", "restart", "ropewalk", timeout=READY)
+        await self.ready()
+
+    @property
+    def own(self) -> str:
+        """The cgroup that holds the pods which name no parent."""
+        return "/ropewalk.slice" if self.driver == "systemd" else "/ropewalk"
+
+    def units(self) -> list[str]:
+        """Slices and scopes of pods that systemd has."""
+        listed = self.run("systemctl", "list-units", "--all", "--plain", "--no-legend", "--type=slice,scope").text
+        names = [line.split()[0] for line in listed.splitlines()]
+        return [name for name in names if name.startswith(("ropewalk-", "kubepods"))]
 
     # What the kernel and systemd say.
 
@@ -127,10 +156,15 @@ class Pod(workload.Pod):
 
     @property
     def group(self) -> str:
-        return (self.spec.linux.cgroup_parent or "/ropewalk/pod" + self.id).rstrip("/")
+        parent = self.spec.linux.cgroup_parent
+        if parent.endswith(".slice"):
+            return cgroup_systemd.parse_slice(parent)
+        own = f"ropewalk-pod{self.id}.slice" if self.lab.driver == "systemd" else f"pod{self.id}"
+        return parent or f"{self.lab.own}/{own}"
 
     def cgroup(self, name: str = "main") -> str:
-        return f"{self.group}/{self.containers[name]}"
+        id = self.containers[name]
+        return f"{self.group}/{f'ropewalk-{id}.scope' if self.group.endswith('.slice') else id}"
 
     def log(self, name: str = "main") -> str:
         with contextlib.suppress(channel.Failed):

@@ -10,10 +10,11 @@ from ropewalk.client import cri, values
 from ropewalk.errors import RopewalkError
 from ropewalk.spec import container, pod
 from tests.vm import guest
-from tests.vm.conftest import PodRunner
+from tests.vm.conftest import PodRunner, both_drivers
 
 MIB = 1 << 20
 SPIN = "while :; do :; done"
+SWAP = "/swap"  # a file of the guest
 
 
 def linux(**resources: object) -> container.LinuxContainerConfig:
@@ -24,6 +25,7 @@ def linux(**resources: object) -> container.LinuxContainerConfig:
     return container.LinuxContainerConfig(resources=given, security_context=security)
 
 
+@both_drivers
 async def test_limits_are_set_and_changed(lab: guest.Lab, client: cri.Client, run_pod: PodRunner) -> None:
     sandbox = await run_pod()
     first = linux(memory_limit_in_bytes=64 * MIB, cpu_quota=50000, cpu_period=100000, cpu_shares=512, cpuset_cpus="0")
@@ -52,17 +54,56 @@ async def test_limits_are_set_and_changed(lab: guest.Lab, client: cri.Client, ru
     assert lab.setting(group, "memory.max") == str(96 * MIB)
 
 
-async def test_limits_survive_systemd(lab: guest.Lab, client: cri.Client, run_pod: PodRunner) -> None:
-    """systemd owns the root cgroup and could take the controllers away again when it looks at its units."""
-    sandbox = await run_pod()
-    await sandbox.start("main", "sleep", "600", linux=linux(memory_limit_in_bytes=64 * MIB, cpu_shares=512))
-    controllers = lab.setting(sandbox.group, "cgroup.subtree_control")
-    assert {"cpu", "memory", "pids", "cpuset", "io"} <= set(controllers.split())
+@both_drivers
+@pytest.mark.parametrize("handler", ["crun", "runc"])
+async def test_limits_survive_systemd(
+    lab: guest.Lab, client: cri.Client, run_pod: PodRunner, driver: str, handler: str
+) -> None:
+    """systemd owns the root cgroup: it could take controllers away again when it looks at its units, and it writes the
+    limits that it knows of to its scopes. Those of the create, and those of an update."""
+    sandbox = await run_pod(runtime_handler=handler)
+    given = linux(
+        memory_limit_in_bytes=64 * MIB,
+        memory_swap_limit_in_bytes=64 * MIB,
+        cpu_quota=50000,
+        cpu_period=100000,
+        cpu_shares=512,
+        cpuset_cpus="0",
+        unified={"memory.high": str(60 * MIB), "pids.max": "100"},
+    )
+    id = await sandbox.start("main", "sleep", "600", linux=given)
+    group = sandbox.cgroup()
+    names = ("memory.max", "memory.high", "memory.swap.max", "cpu.max", "cpu.weight", "cpuset.cpus", "pids.max")
+
+    def limits() -> dict[str, str]:
+        return {name: lab.setting(group, name) for name in names}
+
+    controllers = set(lab.setting(sandbox.group, "cgroup.subtree_control").split())
+    assert {"cpu", "memory", "pids", "cpuset"} <= controllers
+    before = limits()
+    assert (before["memory.max"], before["memory.swap.max"], before["pids.max"]) == (str(64 * MIB), "0", "100")
     lab.run("systemctl", "daemon-reload")
+    assert limits() == before
+    await client.update(
+        id,
+        pod.LinuxContainerResources(
+            memory_limit_in_bytes=96 * MIB,
+            memory_swap_limit_in_bytes=128 * MIB,
+            cpu_quota=25000,
+            cpu_period=100000,
+            cpu_shares=1024,
+            cpuset_cpus="0-1",
+            unified={"memory.high": "max"},
+        ),
+    )
+    changed = limits()
+    assert (changed["memory.max"], changed["memory.swap.max"]) == (str(96 * MIB), str(32 * MIB))
+    assert (changed["cpu.max"], changed["cpuset.cpus"], changed["memory.high"]) == ("25000 100000", "0-1", "max")
     lab.run("systemd-run", "--wait", "-p", "MemoryMax=64M", "-p", "CPUWeight=50", "true")
     lab.run("systemctl", "daemon-reexec")
-    assert lab.setting(sandbox.group, "cgroup.subtree_control") == controllers
-    assert lab.setting(sandbox.cgroup(), "memory.max") == str(64 * MIB)
+    lab.run("systemctl", "daemon-reload")
+    assert limits() == changed
+    assert controllers <= set(lab.setting(sandbox.group, "cgroup.subtree_control").split())
 
 
 async def test_a_refused_value_is_said_and_changes_nothing(
@@ -77,6 +118,7 @@ async def test_a_refused_value_is_said_and_changes_nothing(
     assert (await client.container_status(id)).state is values.ContainerState.RUNNING
 
 
+@both_drivers
 async def test_statistics_are_the_kernels(lab: guest.Lab, client: cri.Client, run_pod: PodRunner) -> None:
     sandbox = await run_pod()
     id = await sandbox.start("main", "sh", "-c", SPIN, linux=linux(memory_limit_in_bytes=64 * MIB))
@@ -125,11 +167,27 @@ async def test_pressure_is_told(lab: guest.Lab, client: cri.Client, run_pod: Pod
     assert stats.io.psi is not None
 
 
-async def test_out_of_memory(lab: guest.Lab, run_pod: PodRunner) -> None:
+@both_drivers
+@pytest.mark.parametrize("handler", ["crun", "runc"])
+async def test_out_of_memory(lab: guest.Lab, run_pod: PodRunner, handler: str) -> None:
+    """systemd removes a scope's cgroup, with its counters, at the very moment of the end: more than once, then."""
+    sandbox = await run_pod(runtime_handler=handler)
+    for attempt in range(3):
+        command = ("tail", "/dev/zero")
+        id = await sandbox.start(f"c{attempt}", *command, linux=linux(memory_limit_in_bytes=32 * MIB))
+        status = await sandbox.exited(id, timeout=120)
+        assert (status.reason, status.exit_code) == ("OOMKilled", 137)
+
+
+@both_drivers
+async def test_a_child_out_of_memory(client: cri.Client, run_pod: PodRunner) -> None:
+    """It dies alone."""
     sandbox = await run_pod()
-    id = await sandbox.start("main", "tail", "/dev/zero", linux=linux(memory_limit_in_bytes=32 * MIB))
-    status = await sandbox.exited(id, timeout=120)
-    assert (status.reason, status.exit_code) == ("OOMKilled", 137)
+    script = "tail /dev/zero; echo ended with $?; exec sleep 600"
+    id = await sandbox.start("main", "sh", "-c", script, linux=linux(memory_limit_in_bytes=32 * MIB))
+    await sandbox.says("ended with 137", timeout=120)
+    await asyncio.sleep(2)
+    assert (await client.container_status(id)).state is values.ContainerState.RUNNING
 
 
 async def test_a_command_that_outlives_its_limit_is_killed(
@@ -146,6 +204,7 @@ async def test_a_command_that_outlives_its_limit_is_killed(
             await asyncio.sleep(0.2)
 
 
+@both_drivers
 async def test_all_that_a_container_started_ends_with_it(
     lab: guest.Lab, client: cri.Client, run_pod: PodRunner
 ) -> None:
@@ -156,3 +215,27 @@ async def test_all_that_a_container_started_ends_with_it(
             await asyncio.sleep(0.2)
     await client.stop(id, timeout=0)
     assert lab.processes(sandbox.cgroup()) == []
+
+
+@both_drivers
+async def test_swap(lab: guest.Lab, client: cri.Client, run_pod: PodRunner) -> None:
+    """What does not fit into memory goes to the node's swap, up to the limit: it counts both."""
+    lab.run("sh", "-c", f"test -e {SWAP} || {{ fallocate -l 128M {SWAP} && chmod 600 {SWAP} && mkswap -q {SWAP}; }}")
+    lab.run("swapon", SWAP)
+    try:
+        sandbox = await run_pod()
+        limits = linux(memory_limit_in_bytes=24 * MIB, memory_swap_limit_in_bytes=64 * MIB)
+        id = await sandbox.start("main", "sleep", "600", linux=limits)
+        assert lab.setting(sandbox.cgroup(), "memory.swap.max") == str(40 * MIB)
+        filled = await client.exec_sync(id, ["dd", "if=/dev/zero", "of=/dev/shm/filled", "bs=1M", "count=36"])
+        assert filled.exit_code == 0
+        (stats,) = await client.container_stats(id=id)
+        assert stats.swap is not None
+        assert stats.swap.swap_usage_bytes
+        assert stats.swap.swap_usage_bytes >= 8 * MIB
+        assert stats.memory is not None
+        assert stats.memory.usage_bytes is not None
+        assert stats.memory.usage_bytes <= 24 * MIB
+        await sandbox.remove()
+    finally:
+        lab.run("swapoff", SWAP)

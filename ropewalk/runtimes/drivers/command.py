@@ -89,11 +89,12 @@ class Command:
             raise RopewalkError(text, hint=f"apt-get install {os.path.basename(self.program)}", kind=Kind.UNAVAILABLE)
         return [path, f"--root={self.root}", f"--log={log}", "--log-format=json", *self.flags]
 
-    async def run(self, id: str, *verb: str, timeout: float) -> None:
-        """Run a verb to its end. RopewalkError naming container `id`, with the runtime's own message."""
+    async def run(self, id: str, *verb: str, timeout: float, flags: Sequence[str] = ()) -> None:
+        """Run a verb to its end. `flags`: global ones for this time. RopewalkError naming container `id`, with the
+        runtime's own message."""
         log = os.memfd_create("oci-log")
         try:
-            argv = [*self.prefix(f"/proc/self/fd/{LOG_FD}"), *verb]
+            argv = [*self.prefix(f"/proc/self/fd/{LOG_FD}"), *flags, *verb]
             process = spawn.spawn(argv, pass_fds={LOG_FD: log}, session=False)
             try:
                 async with asyncio.timeout(timeout):

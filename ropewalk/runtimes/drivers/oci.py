@@ -25,12 +25,12 @@ import msgspec
 
 from ropewalk import ids, steps
 from ropewalk.errors import Kind, RopewalkError, WrongState
-from ropewalk.linux import process
+from ropewalk.linux import cgroup_systemd, process
 from ropewalk.runtimes import handler
 from ropewalk.runtimes.drivers import bundle, command, execution, idmap, init, unwitnessed
 from ropewalk.runtimes.handler import ContainerPlan, ExecResult, Exit, Node, Observation, PodPlan, Task
 from ropewalk.runtimes.monitors import conmon, logfile, monitor
-from ropewalk.runtimes.oci import build
+from ropewalk.runtimes.oci import build, scope
 from ropewalk.spec.pod import LinuxContainerResources, NamespaceMode
 
 log = logging.getLogger(__name__)
@@ -93,12 +93,12 @@ class Driver(handler.Handler):
             steps.checkpoint("bundle:mounted")
             if plan.log_path:
                 logfile.prepare(plan.log_path)
-            own.write(encode(self.adapt(spec), own.rootfs))
+            own.write(encode(self.adapt(scope.place(spec, plan.cgroup)), own.rootfs))
             steps.checkpoint("bundle:written")
             launch = monitor.Launch(
                 id=plan.id,
                 bundle=own.directory,
-                runtime=self.command.prefix(own.log),
+                runtime=[*self.command.prefix(own.log), *scope.flags(plan.cgroup)],
                 cgroup=plan.monitor_cgroup,
                 log_path=plan.log_path,
                 tty=plan.tty,
@@ -131,10 +131,11 @@ class Driver(handler.Handler):
         with explained(plan.id):
             own.make(bundle.Record(runtime=self.name, cgroup=plan.cgroup))
             steps.checkpoint("bundle:made")
-            own.write(encode(plan.spec, init.ensure_rootfs(self.node.state, self.catatonit)))
+            rootfs = init.ensure_rootfs(self.node.state, self.catatonit)
+            own.write(encode(scope.place(plan.spec, plan.cgroup), rootfs))
             steps.checkpoint("init:written")
             verb = ("run", "--detach", "--bundle", own.directory, "--pid-file", own.pid_file, plan.id)
-            await self.command.run(plan.id, *verb, timeout=START_SECONDS)
+            await self.command.run(plan.id, *verb, timeout=START_SECONDS, flags=scope.flags(plan.cgroup))
             steps.checkpoint("init:running")
             task = own.read_init()
             own.write_task(task)
@@ -183,9 +184,14 @@ class Driver(handler.Handler):
         finally:
             if pidfd is not None:
                 os.close(pidfd)
-        if seen.code and cgroup and (self.cgroups.oom_kills(cgroup) or 0) > 0:
+        if seen.code and cgroup and self._met_oom(id, cgroup):
             return msgspec.structs.replace(seen, oom=True)
         return seen
+
+    def _met_oom(self, id: str, cgroup: str) -> bool:
+        """systemd removes a scope's cgroup as soon as nothing lives in it; what the monitor saw stays."""
+        kills = self.cgroups.oom_kills(cgroup)
+        return self.monitor.met_oom(self._bundle(id).directory) if kills is None else kills > 0
 
     async def _unwitnessed(self, id: str, task: Task, pidfd: int | None) -> Exit:
         at = time.time_ns()
@@ -231,8 +237,14 @@ class Driver(handler.Handler):
         return self._bundle(id).read_config()
 
     async def update(self, id: str, task: Task, resources: LinuxContainerResources) -> None:
+        """The kernel first: it says what is wrong with a value. A daemon killed in between leaves systemd with the old
+        ones, and the caller without an answer: it asks again."""
+        path = self._bundle(id).read_record().cgroup
         with explained(id):
-            self.cgroups.update(self._bundle(id).read_record().cgroup, resources)
+            self.cgroups.update(path, resources)
+        steps.checkpoint("update:set")
+        if cgroup_systemd.is_scope(path):
+            await cgroup_systemd.set_properties(path, resources)
 
     async def reopen_log(self, id: str, task: Task) -> None:
         own = self._bundle(id)
@@ -325,12 +337,12 @@ class Driver(handler.Handler):
         return f"{handler.PROBE}{self.name}-"
 
     def probe_cgroup(self, id: str) -> str:
-        return f"{self.node.cgroup}/{id}"
+        return cgroup_systemd.child(self.node.cgroup, id)
 
     def _probes(self) -> list[str]:
         """Ids of probes that have a cgroup, which outlives the state directory."""
-        names = {os.path.relpath(path, self.node.cgroup) for path in self.cgroups.list(self.node.cgroup)}
-        return [name for name in names if name.startswith(self.probe_prefix) and "/" not in name]
+        ids = (cgroup_systemd.name(path) for path in self.cgroups.list(self.node.cgroup))
+        return [id for id in ids if id.startswith(self.probe_prefix)]
 
     def _may_sweep(self, id: str) -> bool:
         """Bundles and exit files lie beside those of the other runtimes; what says nothing is anybody's."""

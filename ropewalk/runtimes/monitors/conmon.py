@@ -28,6 +28,7 @@ SYNC_FD = 3
 START_FD = 4
 ACCOUNTED = {"cpu", "cpuacct", "memory", "pids"}  # v1: where a monitor's use is counted; each move costs 0.1 ms
 CREATE_SECONDS = 60.0
+OOM = "oom"  # an empty file
 
 
 class Answer(Struct, frozen=True):
@@ -82,7 +83,7 @@ class Conmon(monitor.Monitor):
                 env=environment,
                 stderr=complaints,
                 pass_fds={SYNC_FD: sync, START_FD: gate},
-                cwd=launch.bundle,  # where it creates its file "oom"
+                cwd=launch.bundle,  # where it creates OOM
             )
         except FileNotFoundError as error:
             raise RopewalkError(
@@ -110,6 +111,9 @@ class Conmon(monitor.Monitor):
     def forget(self, id: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(self.exits, id))
+
+    def met_oom(self, bundle: str) -> bool:
+        return os.path.exists(os.path.join(bundle, OOM))
 
     async def reopen_log(self, bundle: str, task: Task, log_path: str) -> None:
         await logfile.reopen(log_path, writer=task.monitor_pid, control=os.path.join(bundle, "ctl"))

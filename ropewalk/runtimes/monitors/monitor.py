@@ -54,5 +54,9 @@ class Monitor(ABC):
         """Remove that record; idempotent."""
 
     @abstractmethod
+    def met_oom(self, bundle: str) -> bool:
+        """Whether the OOM killer was at work in the container. Only cgroup v2 tells a monitor."""
+
+    @abstractmethod
     async def reopen_log(self, bundle: str, task: Task, log_path: str) -> None:
         """From now on write to a new file at `log_path`, which exists when this returns."""

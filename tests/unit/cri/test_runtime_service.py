@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 from ropewalk.runtimes.handler import Level, Probe
+from ropewalk.wire.pb import cri_pb2 as pb
 from tests.fakes import domain
 from tests.unit.cri.conftest import OK, Node, broken, container_config, pod_config
 
@@ -64,7 +65,9 @@ async def test_the_network_condition_is_the_networks(node: Node) -> None:
 
 
 async def test_the_cgroup_driver(node: Node) -> None:
-    assert (await node.ok("RuntimeConfig")).linux.cgroup_driver == 1
+    assert (await node.ok("RuntimeConfig")).linux.cgroup_driver == pb.CGROUPFS
+    node.cgroups.driver = "systemd"
+    assert (await node.ok("RuntimeConfig")).linux.cgroup_driver == pb.SYSTEMD
 
 
 async def test_a_pod_cidr_reaches_the_network(node: Node) -> None:

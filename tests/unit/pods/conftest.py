@@ -46,6 +46,8 @@ class FakeImages:
 
 
 class FakeCgroups:
+    driver = "cgroupfs"
+
     def __init__(self) -> None:
         self.killed: list[str] = []
         self.present: list[str] = []
@@ -55,6 +57,9 @@ class FakeCgroups:
 
     async def kill(self, path: str) -> None:
         self.killed.append(path)
+
+    def exists(self, path: str) -> bool:
+        return False
 
     def list(self, prefix: str) -> list[str]:
         return [path for path in self.present if path.startswith(f"{prefix}/")]

@@ -220,6 +220,19 @@ async def test_stop_kills_what_does_not_obey_and_the_shortest_timeout_wins(bench
     assert bench.daemon.containers.get(id).exit_code == 137
 
 
+async def test_all_containers_stop_when_the_node_goes_down(bench: Bench) -> None:
+    """Each with its stop signal, all at once; what does not end is killed."""
+    ids = []
+    for name in ("one", "other"):
+        pod = await bench.daemon.sandboxes.run(pod_spec(name))
+        ids.append((await bench.daemon.containers.create(pod.id, container_spec())).id)
+    await bench.daemon.containers.start(ids[0])
+    assert await bench.daemon.containers.stop_all(0.5) == []
+    assert [bench.daemon.containers.get(id).exit_code for id in ids] == [0, 137]
+    assert (ids[0], 15) in bench.world.signals
+    assert (ids[1], 15) not in bench.world.signals  # it was never started
+
+
 async def test_timeout_zero_kills_at_once(bench: Bench) -> None:
     _, id = await running(bench)
     await bench.daemon.containers.stop(id, 0)

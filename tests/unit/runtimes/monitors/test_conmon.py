@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from ropewalk.errors import RopewalkError
+from ropewalk.linux import cgroup
 from ropewalk.runtimes.handler import Exit
 from ropewalk.runtimes.monitors import conmon, monitor
 
@@ -23,6 +24,13 @@ def test_the_whole_command_line() -> None:
         *("-c", ID, "-u", ID, "-n", ID[:13], "-b", "/b", "-p", "/b/pid", "--exit-dir", "/exits"),
         *("-r", "/usr/bin/crun", "--runtime-arg", "--root=/r", "-l", "k8s-file:/l/0.log"),
     ]
+
+
+def test_what_conmon_saw_of_the_oom_killer(tmp_path: Path) -> None:
+    own = conmon.Conmon("conmon", exits=str(tmp_path), sockets="", cgroups=cgroup.detect())
+    assert not own.met_oom(str(tmp_path))
+    (tmp_path / "oom").touch()
+    assert own.met_oom(str(tmp_path))
 
 
 @pytest.mark.parametrize(
