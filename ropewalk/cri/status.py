@@ -13,7 +13,7 @@ from ropewalk.runtimes.health import Health
 from ropewalk.runtimes.registry import Handlers
 from ropewalk.wire.pb import cri_pb2 as pb
 
-FIRST_PROBE = 2.0  # seconds that Status waits for the first probes after the start
+FIRST_PROBE = 2.0  # seconds that Status waits for the default handler's first probe
 
 
 class NodeStatus:
@@ -36,7 +36,7 @@ class NodeStatus:
         self._config = config
 
     async def response(self, *, verbose: bool) -> pb.StatusResponse:
-        await self._health.known(FIRST_PROBE)
+        await self._health.known([self._handlers.default], FIRST_PROBE)
         return pb.StatusResponse(
             status=pb.RuntimeStatus(conditions=[self.runtime_condition(), self.network_condition()]),
             runtime_handlers=[self._features(name) for name in ("", *self._usable())],

@@ -80,7 +80,7 @@ class Daemon:
             default=config.default_runtime,
             untrusted=config.untrusted_runtime,
         )
-        self.health = Health(self.handlers)
+        self.health = Health(self.handlers, directory=f"{config.state}/probes", first=config.default_runtime)
         self.network = Network(config.network, instance=self.instance, tag=tag, directory=f"{config.root}/cni")
         self._build_storage()
         self._build_pods()
@@ -127,6 +127,7 @@ class Daemon:
             self.network,
             self.cgroups,
             self.handlers,
+            self.health,
             self.offload,
             node=facts,
             **names,

@@ -62,9 +62,10 @@ def pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
-def find(argument: bytes) -> list[int]:
-    """Processes one of whose arguments is exactly `argument`."""
-    return [pid for pid in pids() if argument in command_line(pid)]
+def find(*arguments: bytes) -> list[int]:
+    """Processes one of whose arguments is exactly one of `arguments`."""
+    wanted = set(arguments)
+    return [pid for pid in pids() if not wanted.isdisjoint(command_line(pid))]
 
 
 def command_line(pid: int) -> list[bytes]:

@@ -102,8 +102,6 @@ class Containers:
             raise WrongState(f"pod sandbox {pod.id!r} is not ready", hint="run a new one with the next attempt number")
         validate.validate_container(pod.spec, spec)
         handler = self._handlers[pod.handler]
-        if any(mount.recursive_read_only for mount in spec.mounts):
-            await handler.settle()
         refusals.check(handler, pod.spec, spec)
         key = identity.container_key(pod.id, spec)
         existing = self._find(pod.id, key)
@@ -149,6 +147,7 @@ class Containers:
         call = self._offload.call
         profile = seccomp.profile_file(spec.security)
         limit = seccomp.MAX_PROFILE
+        config = self._handlers[pod.handler].config
         return build.Inputs(
             id=id,
             pod_id=pod.id,
@@ -166,7 +165,8 @@ class Containers:
             node_devices=await call(resolve.read_node_devices) if spec.security.privileged else [],
             seccomp_profile=await call(resolve.read_seccomp_profile, profile, limit) if profile else None,
             node=self._facts(pod),
-            annotations=list(self._handlers[pod.handler].pod_annotations),
+            annotations=config.pod_annotations,
+            fixed_annotations=config.annotations,
         )
 
     def _facts(self, pod: Pod) -> NodeFacts:

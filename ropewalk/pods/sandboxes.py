@@ -24,6 +24,7 @@ from ropewalk.pods.queues import Queues
 from ropewalk.pods.records import Pod, PodPhase
 from ropewalk.runtimes import refusals
 from ropewalk.runtimes.handler import PodPlan
+from ropewalk.runtimes.health import Health
 from ropewalk.runtimes.oci import build, sysctls, usernamespace, validate
 from ropewalk.runtimes.oci.facts import NodeFacts
 from ropewalk.runtimes.registry import Handlers
@@ -31,6 +32,8 @@ from ropewalk.singleflight import Flights
 from ropewalk.spec.pod import NamespaceMode, PodSpec
 from ropewalk.state.store import Table
 from ropewalk.steps import Step
+
+FIRST_PROBE = 20.0  # seconds that a pod waits for the first probe of its handler ever
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +54,7 @@ class Sandboxes:
         network: Network,
         cgroups: cgroup.Cgroups,
         handlers: Handlers,
+        health: Health,
         offload: Offload,
         *,
         node: NodeFacts,
@@ -65,6 +69,7 @@ class Sandboxes:
         self._network = network
         self._cgroups = cgroups
         self._handlers = handlers
+        self._health = health
         self._offload = offload
         self._node = node
         self._instance = instance
@@ -89,8 +94,7 @@ class Sandboxes:
     async def run(self, spec: PodSpec) -> Pod:
         """A READY pod sandbox. A repeat with the same metadata joins or adopts; it is never made twice."""
         handler = self._handlers.choose(spec)
-        if spec.namespaces.userns_options is not None:
-            await handler.settle()
+        await self._health.known([handler.name], FIRST_PROBE)
         validate.validate_pod(spec, user_namespaces=handler.capabilities.user_namespaces)
         refusals.check(handler, spec)
         key = identity.pod_key(spec)
@@ -99,6 +103,7 @@ class Sandboxes:
             return identity.adopt_pod(existing, spec, handler.name)
         if existing is not None and existing.spec != spec:
             await self._flights.overtake(key)
+        self._health.require(handler.name)
         return await self._flights.join(key, lambda: self._run(spec, handler.name))
 
     async def _run(self, spec: PodSpec, handler: str) -> Pod:
@@ -208,16 +213,25 @@ class Sandboxes:
         """What the handler needs of its own, if anything."""
         pod = self.pods[id]
         path = placement.container_cgroup(pod, id)
+        handler = self._handlers[pod.handler]
         plan = PodPlan(
             id=id,
             pod=pod.spec,
-            spec=build.init_spec(pod.spec, id=id, namespaces=pod.namespaces, cgroup_path=path, node=self._node),
+            spec=build.init_spec(
+                pod.spec,
+                id=id,
+                namespaces=pod.namespaces,
+                cgroup_path=path,
+                node=self._node,
+                allow=handler.config.pod_annotations,
+                fixed=handler.config.annotations,
+            ),
             cgroup=path,
             parent=pod.cgroup,
             monitor_cgroup=placement.monitor_cgroup(pod),
             namespaces=pod.namespaces,
         )
-        task = await self._handlers[pod.handler].create_pod(plan)
+        task = await handler.create_pod(plan)
         if task is not None:
             self.pods.apply(id, phases.sandboxed, task)
 

@@ -28,6 +28,7 @@ pytestmark = [
 
 HANDLERS: dict[str, Callable[[Place], Handler]] = {
     "crun": lambda place: crun.Handler(crun.Config(), place.node),
+    "crun-conmon": lambda place: crun.Handler(crun.Config(monitor="conmon"), place.node),
     "runc": lambda place: runc.Handler(runc.Config(), place.node),
 }
 

@@ -26,17 +26,16 @@ import msgspec
 from ropewalk import ids, steps
 from ropewalk.errors import Kind, RopewalkError, WrongState
 from ropewalk.linux import cgroup_systemd, process
-from ropewalk.runtimes import handler
+from ropewalk.runtimes import handler, streams
 from ropewalk.runtimes.drivers import bundle, command, execution, idmap, init, unwitnessed
 from ropewalk.runtimes.handler import ContainerPlan, ExecResult, Exit, Node, Observation, PodPlan, Task
-from ropewalk.runtimes.monitors import conmon, logfile, monitor
+from ropewalk.runtimes.monitors import attach, choice, logfile, monitor
 from ropewalk.runtimes.oci import build, scope
 from ropewalk.spec.pod import LinuxContainerResources, NamespaceMode
 
 log = logging.getLogger(__name__)
 
 START_SECONDS = 60.0
-SETTLE_SECONDS = 10.0  # for the probe that a daemon begins with
 GONE_SECONDS = 1.0  # the runtime has this long to notice that the process is gone
 DELETE_SECONDS = 20.0
 FLUSH_SECONDS = 5.0  # a monitor whose container is dead has this long to write the rest of the log
@@ -62,6 +61,7 @@ class Driver(handler.Handler):
         super().__init__(config, node, name=name)
         self.cgroups = node.cgroups
         self.catatonit = programs.init
+        self.programs = programs
         self.containers = os.path.join(node.state, "containers")
         self.root = os.path.join(node.state, "runtimes", self.name)
         exits = os.path.join(node.state, "exits")
@@ -70,18 +70,15 @@ class Driver(handler.Handler):
             os.makedirs(directory, mode=0o711, exist_ok=True)
         self.apart = bundle.is_propagating(self.containers)
         self.command = command.Command(programs.runtime, self.root)
-        self.monitor = conmon.Conmon(programs.monitor, exits=exits, sockets=self.sockets, cgroups=self.cgroups)
+        self.monitor = choice.make(programs.monitor, exits=exits, sockets=self.sockets, cgroups=self.cgroups)
         self.probing: set[str] = set()  # ids of probes under way, which no row owns
         self.began = time.time()
-        self.settled = asyncio.Event()  # the first probe has ended
 
     def _bundle(self, id: str) -> bundle.Bundle:
         return bundle.Bundle(os.path.join(self.containers, id))
 
-    async def settle(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(SETTLE_SECONDS):
-                await self.settled.wait()
+    async def prepare(self) -> None:
+        await self.command.seal(os.path.join(self.node.state, "programs", self.name))
 
     # Making
 
@@ -236,6 +233,16 @@ class Driver(handler.Handler):
             self.command, self.cgroups, id, path, process, timeout=timeout, limit=limit, pid_file=pid_file
         )
 
+    async def attach(self, id: str, task: Task) -> streams.Streams:
+        own = self._bundle(id)
+        path = own.read_record().cgroup
+
+        async def ended() -> int:
+            return (await self.wait(id, task, path)).code
+
+        with explained(id):
+            return attach.Attachment(own.directory, task, ended)
+
     def spec(self, id: str) -> dict[str, Any]:
         return self._bundle(id).read_config()
 
@@ -301,9 +308,12 @@ class Driver(handler.Handler):
         own.remove()
 
     def _creators(self, directory: str) -> list[int]:
-        """Monitor and runtime of a create that did not come to its end, by the bundle's path in their arguments."""
+        """Monitor and runtime of a create that did not come to its end, by the bundle's path in their arguments, or by
+        the runtime's log there: a monitor whose daemon was killed runs `delete`."""
+        log_flag = f"--log={bundle.Bundle(directory).log}"
         names = {os.path.basename(name).encode() for name in (self.command.path, self.monitor.path)}
-        return [pid for pid in process.find(os.fsencode(directory)) if program_name(pid) in names]
+        found = process.find(os.fsencode(directory), os.fsencode(log_flag))
+        return [pid for pid in found if program_name(pid) in names]
 
     async def _end_creators(self, id: str, directory: str) -> None:
         found: list[int] = []

@@ -72,6 +72,7 @@ class Inputs(Struct, frozen=True, kw_only=True):
     seccomp_profile: bytes | None = None  # content of seccomp.profile_file(container.security)
     node: NodeFacts = NodeFacts()
     annotations: list[str] = field(default_factory=list)  # the handler's allow list
+    fixed_annotations: dict[str, str] = field(default_factory=dict)  # the handler's own
 
 
 class Built(Struct, frozen=True):
@@ -106,7 +107,11 @@ def build(inputs: Inputs) -> Built:
             files_locked=inputs.files_locked,
         ),
         "annotations": runtime_annotations.of_container(
-            inputs.pod, inputs.container, sandbox_id=inputs.pod_id, allow=inputs.annotations
+            inputs.pod,
+            inputs.container,
+            sandbox_id=inputs.pod_id,
+            allow=inputs.annotations,
+            fixed=inputs.fixed_annotations,
         ),
         "linux": _linux(inputs, propagation),
     }
@@ -124,11 +129,14 @@ def init_spec(
     node: NodeFacts,
     args: Sequence[str] = INIT_ARGS,
     rootfs: str = "rootfs",
+    allow: Sequence[str] = (),
+    fixed: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """The process that holds a pod's PID namespace: a built-in read-only root, no capability, nobody's user.
+    """The container of a pod's own: a built-in read-only root, no capability, nobody's user. It holds a shared PID
+    namespace, or stands for the pod in a runtime that has its own kernel.
 
     `namespaces`: pins of the pod that it joins; its PID and mount namespaces are its own. `rootfs`: relative to the
-    bundle, or absolute.
+    bundle, or absolute. `allow`, `fixed`: annotations of the handler's configuration.
     """
     context = pod.linux.security_context
     maps = usernamespace.of_pod(pod)
@@ -158,7 +166,7 @@ def init_spec(
                 "options": ["nosuid", "noexec", "mode=755", "size=64k"],
             },
         ],
-        "annotations": runtime_annotations.of_init(pod, sandbox_id=id),
+        "annotations": runtime_annotations.of_sandbox(pod, sandbox_id=id, allow=allow, fixed=fixed),
         "linux": {
             "cgroupsPath": cgroup_path,
             "namespaces": [

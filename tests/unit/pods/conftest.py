@@ -19,6 +19,8 @@ from ropewalk.pods.queues import Queues
 from ropewalk.pods.records import Container, Pod
 from ropewalk.pods.recovery import Recovery
 from ropewalk.pods.sandboxes import Sandboxes
+from ropewalk.runtimes.handler import Level, Probe
+from ropewalk.runtimes.health import Health
 from ropewalk.runtimes.oci.facts import NodeFacts
 from ropewalk.runtimes.registry import Handlers
 from ropewalk.spec.container import ContainerMetadata, ContainerSpec
@@ -72,6 +74,8 @@ class Daemon:
         records = Table(database, "containers", Container, noun="container")
         queues, network, snapshotter = Queues(), FakeNetwork(world), FakeSnapshotter(world)
         handlers = Handlers({"crun": FakeHandler(world)}, default="crun")
+        self.health = Health(handlers)
+        self.health.note("crun", Probe(Level.WORKS))
         self.cgroups = FakeCgroups()
         cgroups: Any = self.cgroups
         images: Any = FakeImages()
@@ -90,7 +94,17 @@ class Daemon:
         )
         wire: Any = network
         self.sandboxes = Sandboxes(
-            pods, self.containers, queues, wire, cgroups, handlers, Offload(), node=NodeFacts(), instance=name, **place
+            pods,
+            self.containers,
+            queues,
+            wire,
+            cgroups,
+            handlers,
+            self.health,
+            Offload(),
+            node=NodeFacts(),
+            instance=name,
+            **place,
         )
         self.recovery = Recovery(
             self.sandboxes,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from ropewalk import errors
 from ropewalk.errors import Kind
@@ -191,8 +193,9 @@ def marks(allow: list[str], **given: str) -> dict[str, str]:
 
 def test_no_annotation_of_the_request_passes_by_default() -> None:
     found = marks([])
-    assert all(key.startswith("io.kubernetes.cri.") for key in found)
-    assert found["io.kubernetes.cri.container-type"] == "container"
+    assert all(key.startswith(("io.kubernetes.cri.", "io.kubernetes.cri-o.")) for key in found)
+    assert found["io.kubernetes.cri.container-type"] == found["io.kubernetes.cri-o.ContainerType"] == "container"
+    assert found["io.kubernetes.cri.sandbox-id"] == found["io.kubernetes.cri-o.SandboxID"] == "s"
     assert found["io.kubernetes.cri.image-name"] == "docker.io/library/app:1"
 
 
@@ -210,7 +213,10 @@ def test_the_handlers_allow_list_opens_keys_but_never_the_dangerous_ones() -> No
         }
     )
     found = runtime_annotations.of_container(samples.pod_spec(), spec, sandbox_id="s", allow=["*"])
-    ours = {key: value for key, value in found.items() if key.startswith("io.kubernetes.cri.")}
+    assert "io.kubernetes.cri-o.TrySkipVolumeSELinuxLabel" not in found
+    ours = {
+        key: value for key, value in found.items() if key.startswith(("io.kubernetes.cri.", "io.kubernetes.cri-o."))
+    }
     theirs = {key: value for key, value in found.items() if key not in ours}
     assert theirs == {
         "run.oci.handler": "krun",
@@ -221,3 +227,23 @@ def test_the_handlers_allow_list_opens_keys_but_never_the_dangerous_ones() -> No
     one = runtime_annotations.of_container(samples.pod_spec(), spec, sandbox_id="s", allow=["krun.*"])
     assert "krun.cpus" in one
     assert "run.oci.handler" not in one
+
+
+def test_whoever_runs_the_node_decides_over_the_pod() -> None:
+    given = {"run.oci.handler": "krun", "a": "pod"}
+    spec, owner = samples.container_spec(annotations=given), {"run.oci.handler": "wasm"}
+    found = runtime_annotations.of_container(samples.pod_spec(), spec, sandbox_id="s", allow=["*"], fixed=owner)
+    assert (found["run.oci.handler"], found["a"]) == ("wasm", "pod")
+    assert runtime_annotations.of_sandbox(samples.pod_spec(), sandbox_id="s", fixed=owner)["run.oci.handler"] == "wasm"
+
+
+def test_a_sandbox_tells_how_much_the_pod_may_use() -> None:
+    limits = pod.LinuxContainerResources(cpu_period=100_000, cpu_quota=50_000, memory_limit_in_bytes=1 << 28)
+    linux = pod.LinuxPodSandboxConfig(resources=limits, overhead=pod.LinuxContainerResources(memory_limit_in_bytes=1))
+    found = runtime_annotations.of_sandbox(replace(samples.pod_spec(), linux=linux), sandbox_id="s")
+    assert found["io.kubernetes.cri.container-type"] == found["io.kubernetes.cri-o.ContainerType"] == "sandbox"
+    assert found["io.kubernetes.cri.sandbox-cpu-quota"] == "50000"
+    assert found["io.kubernetes.cri.sandbox-memory"] == str(1 << 28)
+    told = json.loads(found["io.kubernetes.cri-o.PodLinuxResources"])
+    assert told == {"cpu_period": 100_000, "cpu_quota": 50_000, "memory_limit_in_bytes": 1 << 28}
+    assert json.loads(found["io.kubernetes.cri-o.PodLinuxOverhead"]) == {"memory_limit_in_bytes": 1}
