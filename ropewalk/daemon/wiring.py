@@ -40,6 +40,7 @@ from ropewalk.pods.recovery import Recovery
 from ropewalk.pods.sandboxes import Sandboxes
 from ropewalk.pods.stats import Stats
 from ropewalk.runtimes import handler, registry
+from ropewalk.runtimes.apparmor import AppArmor
 from ropewalk.runtimes.health import Health
 from ropewalk.state.database import Database, lock
 from ropewalk.state.store import Table
@@ -103,7 +104,8 @@ class Daemon:
 
     def _build_pods(self) -> None:
         config, boot_id = self.config, process.boot_id()
-        facts = node.read_facts(self.cgroups, node.raise_open_files())
+        facts = node.read_facts(self.cgroups, node.raise_open_files(), label=config.selinux)
+        self.apparmor = AppArmor(enabled=facts.apparmor)
         queues = Queues()
         pods = Table(self.database, "pods", Pod, noun="pod sandbox")
         containers = Table(self.database, "containers", Container, noun="container")
@@ -115,6 +117,7 @@ class Daemon:
             self.snapshotter,
             self.handlers,
             self.offload,
+            self.apparmor,
             node=facts,
             state=config.state,
             boot_id=boot_id,
@@ -146,7 +149,7 @@ class Daemon:
 
     def services(self) -> list[tuple[ServiceDescriptor, object]]:
         """What is served on the socket."""
-        status = NodeStatus(self.handlers, self.health, self.network, self.cgroups, config=self.describe)
+        status = NodeStatus(self.handlers, self.health, self.network, self.cgroups, self.apparmor, config=self.describe)
         runtime = RuntimeService(self.sandboxes, self.containers, self.stats, self.handlers, self.network, status)
         images = ImageService(
             self.images,

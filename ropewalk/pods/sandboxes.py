@@ -25,7 +25,7 @@ from ropewalk.pods.records import Pod, PodPhase
 from ropewalk.runtimes import refusals
 from ropewalk.runtimes.handler import PodPlan
 from ropewalk.runtimes.health import Health
-from ropewalk.runtimes.oci import build, sysctls, usernamespace, validate
+from ropewalk.runtimes.oci import build, selinux, sysctls, usernamespace, validate
 from ropewalk.runtimes.oci.facts import NodeFacts
 from ropewalk.runtimes.registry import Handlers
 from ropewalk.singleflight import Flights
@@ -152,7 +152,12 @@ class Sandboxes:
             own_cgroup=not spec.linux.cgroup_parent,
             namespaces=pins,
             attachment=attachment,
+            selinux_level=self._selinux_level(spec),
         )
+
+    def _selinux_level(self, spec: PodSpec) -> str:
+        taken = {pod.selinux_level for pod in self.pods}
+        return selinux.level(self._node.selinux, spec.linux.security_context.selinux_options, taken)
 
     def _find(self, key: str) -> Pod | None:
         return next((pod for pod in self.pods if identity.pod_key(pod.spec) == key), None)
@@ -198,12 +203,14 @@ class Sandboxes:
         pod = self.pods[id]
         maps = usernamespace.of_pod(pod.spec)
         values = sysctls.build(pod.spec)
+        owner = (maps.uids.host_id, maps.gids.host_id) if maps is not None else (0, 0)
+        files.write(self._state, id, pod.spec, owner)
+        label = selinux.of_pod(self._node.selinux, pod.spec, pod.selinux_level)
+        if label:
+            files.label(self._state, id, pod.spec, label)
         if maps is not None:
-            files.write(self._state, id, pod.spec, (maps.uids.host_id, maps.gids.host_id))
             await self._offload.call(userns.write_sysctls, _kinds(pod), values)
-            return
-        files.write(self._state, id, pod.spec)
-        if values:
+        elif values:
             namespaces.write_sysctls(_kinds(pod), values)
 
     async def remove_files(self, id: str) -> None:

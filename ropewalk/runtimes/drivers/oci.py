@@ -87,7 +87,7 @@ class Driver(handler.Handler):
         with explained(plan.id):
             own.make(bundle.Record(runtime=self.name, cgroup=plan.cgroup, log_path=plan.log_path))
             steps.checkpoint("bundle:made")
-            own.mount(plan.rootfs, apart=self.apart, userns=plan.userns)
+            own.mount(plan.rootfs, apart=self.apart, userns=plan.userns, label=plan.spec["linux"].get("mountLabel", ""))
             bundle.check_rootfs(own.rootfs)
             spec = idmap.mount_volumes(plan.spec, own.path("volumes"), plan.userns)
             steps.checkpoint("bundle:mounted")
@@ -159,10 +159,22 @@ class Driver(handler.Handler):
     # Signals
 
     async def signal(self, id: str, task: Task, signum: int) -> None:
-        send(task.pid, task.pid_start, signum)
+        """Kind.DENIED if the container's AppArmor profile does not let this daemon's signals in; SIGKILL then goes by
+        the cgroup, where the kernel asks no profile (cgroup.kill of v2)."""
+        try:
+            send(task.pid, task.pid_start, signum)
+        except PermissionError:
+            if signum != signal.SIGKILL:
+                raise RopewalkError(
+                    f"container {ids.short(id)}: its AppArmor profile does not let signal {signum} in",
+                    hint=command.SIGNAL_RULE,
+                    kind=Kind.DENIED,
+                ) from None
+            await self.cgroups.kill(self._bundle(id).read_record().cgroup)
 
     async def kill(self, id: str, task: Task, cgroup: str) -> None:
-        send(task.pid, task.pid_start, signal.SIGKILL)
+        with contextlib.suppress(PermissionError):  # see signal
+            send(task.pid, task.pid_start, signal.SIGKILL)
         if cgroup:
             await self.cgroups.kill(cgroup)
 
@@ -295,7 +307,8 @@ class Driver(handler.Handler):
     async def _clear(self, own: bundle.Bundle, id: str, path: str, task: Task | None) -> None:
         """End and remove all that a create made; `path`: the cgroup, "" if there is none."""
         if task is not None:
-            send(task.pid, task.pid_start, signal.SIGKILL)
+            with contextlib.suppress(PermissionError):  # see signal
+                send(task.pid, task.pid_start, signal.SIGKILL)
         if path:
             await self.cgroups.kill(path)
         if task is not None and task.monitor_pid:
@@ -399,8 +412,10 @@ def send(pid: int, start: int, signum: int) -> None:
     """A signal to exactly that process; nothing if it is gone."""
     fd = process.open_pidfd(pid, start)
     if fd is not None:
-        process.send_signal(fd, signum)
-        os.close(fd)
+        try:
+            process.send_signal(fd, signum)
+        finally:
+            os.close(fd)
 
 
 async def ended(pid: int, start: int) -> None:

@@ -32,6 +32,7 @@ from ropewalk.runtimes.oci import (
     resources,
     seccomp,
     security,
+    selinux,
     signals,
     usernamespace,
     users,
@@ -66,6 +67,7 @@ class Inputs(Struct, frozen=True, kw_only=True):
     files: dict[str, str] = field(default_factory=dict)  # path in the container -> host path: /etc/hosts, /dev/shm, …
     files_locked: list[str] = field(default_factory=list)  # ResolvedMount.locked of these
     cgroup_path: str = ""
+    selinux_level: str = ""  # the pod's
     mounts: list[ResolvedMount] = field(default_factory=list)
     devices: list[HostDevice] = field(default_factory=list)  # as requested
     node_devices: list[HostDevice] = field(default_factory=list)  # all of the node's, for a privileged container
@@ -82,6 +84,7 @@ class Built(Struct, frozen=True):
     user: ResolvedUser
     stop_signal: int
     propagation: str  # of the root file system: "", "rslave", "rshared"
+    relabel: list[str] = field(default_factory=list)  # sources of volumes that get linux.mountLabel
     warnings: list[str] = field(default_factory=list)
 
 
@@ -116,7 +119,12 @@ def build(inputs: Inputs) -> Built:
         "linux": _linux(inputs, propagation),
     }
     return Built(
-        spec, user, signals.stop_signal(inputs.container, inputs.image), propagation, _warnings(inputs, spec["process"])
+        spec,
+        user,
+        signals.stop_signal(inputs.container, inputs.image),
+        propagation,
+        [one.source for one in inputs.mounts if one.mount.selinux_relabel] if labels(inputs).mount else [],
+        _warnings(inputs, spec["process"]),
     )
 
 
@@ -207,6 +215,18 @@ def encode(document: Mapping[str, Any], *, raw: bool = False) -> bytes:
     return _SURROGATE.sub("\ufffd", text).encode()
 
 
+def labels(inputs: Inputs) -> selinux.Labels:
+    """The SELinux labels of the container and of what is mounted for it."""
+    context = inputs.container.security
+    return selinux.labels(
+        inputs.node.selinux,
+        context.selinux_options,
+        pod=inputs.pod.linux.security_context.selinux_options,
+        level=inputs.selinux_level,
+        privileged=context.privileged,
+    )
+
+
 def _process(inputs: Inputs, user: ResolvedUser) -> dict[str, Any]:
     container, context = inputs.container, inputs.container.security
     result: dict[str, Any] = {
@@ -228,7 +248,7 @@ def _process(inputs: Inputs, user: ResolvedUser) -> dict[str, Any]:
         result["rlimits"] = [{"type": "RLIMIT_NOFILE", "soft": soft, "hard": hard}]
     for name, value in (
         ("apparmorProfile", security.apparmor(context, inputs.node)),
-        ("selinuxLabel", security.selinux_label(context, inputs.node)),
+        ("selinuxLabel", labels(inputs).process),
     ):
         if value:
             result[name] = value
@@ -255,6 +275,8 @@ def _linux(inputs: Inputs, propagation: str) -> dict[str, Any]:
         "maskedPaths": security.masked_paths(context),
         "readonlyPaths": security.readonly_paths(context),
     }
+    if mount_label := labels(inputs).mount:
+        linux["mountLabel"] = mount_label
     if propagation:
         linux["rootfsPropagation"] = propagation
     maps = usernamespace.of_pod(inputs.pod)

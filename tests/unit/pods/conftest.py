@@ -19,6 +19,7 @@ from ropewalk.pods.queues import Queues
 from ropewalk.pods.records import Container, Pod
 from ropewalk.pods.recovery import Recovery
 from ropewalk.pods.sandboxes import Sandboxes
+from ropewalk.runtimes.apparmor import AppArmor
 from ropewalk.runtimes.handler import Level, Probe
 from ropewalk.runtimes.health import Health
 from ropewalk.runtimes.oci.facts import NodeFacts
@@ -89,6 +90,7 @@ class Daemon:
             snapshotter,
             handlers,
             Offload(),
+            AppArmor(enabled=False),
             node=NodeFacts(),
             **place,
         )
@@ -154,7 +156,7 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     """Kernel calls of the pod's own files and namespaces are left out; everything else is real."""
-    monkeypatch.setattr(files, "write", lambda state, id, spec: None)
+    monkeypatch.setattr(files, "write", lambda *_: None)
     monkeypatch.setattr(files, "remove", lambda state, id: None)
     for name in ("make", "unpin", "write_sysctls"):
         monkeypatch.setattr(namespaces, name, lambda *_, **__: None)

@@ -148,7 +148,11 @@ DEFAULT, UNCONFINED, LOCALHOST = pod.ProfileType
         (Security(apparmor_profile="runtime/default"), "ropewalk-default", None),
         (Security(apparmor_profile="mine"), None, None),
         (Security(apparmor=Profile(LOCALHOST, "mine"), apparmor_profile="localhost/other"), "mine", None),
-        (Security(apparmor=Profile(LOCALHOST, "mine"), privileged=True), "", ""),
+        (Security(apparmor=Profile(LOCALHOST, "mine"), privileged=True), "mine", None),
+        (Security(apparmor=Profile(LOCALHOST, "other"), privileged=True), None, None),
+        (Security(apparmor=Profile(DEFAULT), privileged=True), "", None),
+        (Security(apparmor=Profile(UNCONFINED), privileged=True), "unconfined", ""),
+        (Security(privileged=True), "", ""),
     ],
 )
 def test_apparmor(context: Security, with_lsm: str | None, without: str | None) -> None:
@@ -161,18 +165,30 @@ def test_apparmor(context: Security, with_lsm: str | None, without: str | None) 
 
 
 def test_apparmor_without_a_default_profile() -> None:
-    node = facts.NodeFacts(apparmor=True)
+    node = facts.NodeFacts(apparmor=True, apparmor_problem="no apparmor_parser on this node: apt-get install apparmor")
     assert security.apparmor(Security(), node) == ""
-    with pytest.raises(errors.Unsupported, match="no default profile"):
+    with pytest.raises(errors.Unsupported, match="no default profile") as caught:
         security.apparmor(Security(apparmor=Profile()), node)
+    assert "apt-get install apparmor" in caught.value.hint
 
 
-def test_selinux_is_ignored_where_absent_and_never_dropped_where_present() -> None:
-    context = Security(selinux_options=pod.SELinuxOption(level="s0:c1,c2"))
-    assert security.selinux_label(context, V2) == ""
-    assert security.selinux_label(Security(), facts.NodeFacts(selinux=True)) == ""
-    with pytest.raises(errors.Unsupported, match="s0:c1,c2"):
-        security.selinux_label(context, facts.NodeFacts(selinux=True))
+@pytest.mark.parametrize(
+    ("context", "named", "default"),
+    [
+        (Security(), "", True),
+        (Security(apparmor=Profile(DEFAULT)), "", True),
+        (Security(apparmor_profile="runtime/default"), "", True),
+        (Security(apparmor=Profile(UNCONFINED), apparmor_profile="localhost/mine"), "", False),
+        (Security(apparmor=Profile(LOCALHOST, "localhost/mine")), "mine", False),
+        (Security(apparmor_profile="localhost/mine"), "mine", False),
+        (Security(apparmor=Profile(LOCALHOST, "mine"), privileged=True), "mine", False),
+        (Security(privileged=True), "", False),
+        (Security(apparmor=Profile(DEFAULT), privileged=True), "", False),
+    ],
+)
+def test_what_must_be_loaded(context: Security, named: str, *, default: bool) -> None:
+    assert security.named_apparmor(context) == named
+    assert security.wants_default_apparmor(context) is default
 
 
 def test_paths_are_given_as_they_are() -> None:
