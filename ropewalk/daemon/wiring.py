@@ -243,6 +243,8 @@ class Daemon:
             await asyncio.gather(self._probing, return_exceptions=True)
         await self.containers.close()
         await self.sandboxes.close()
+        for runtime in self.handlers.values():
+            await runtime.close()
         await self.network.close()
         self.database.close()
         await asyncio.gather(self.offload.close(), self.counting.close(), self.workers.close())

@@ -112,6 +112,7 @@ class Probe(Struct, frozen=True):
     version: str = ""
     evidence: str = ""  # what was run and seen
     advice: str = ""  # if it does not work: what to do
+    facts: dict[str, str] = {}  # what else was found and the handler goes by, kept with the probe
 
     @property
     def works(self) -> bool:
@@ -245,6 +246,13 @@ class Handler(ABC):
     async def probe(self) -> Probe:
         """Really run something, within health.DEADLINE. `capabilities` are those of this node afterwards. What is found
         holds as long as `programs`, configuration and kernel stay the same."""
+
+    def recall(self, probe: Probe, capabilities: Capabilities) -> None:
+        """An earlier probe still holds, and this is what it found."""
+        self.capabilities = capabilities
+
+    async def close(self) -> None:  # noqa: B027 (most hold nothing)
+        """Let go of connections and tasks of this process; what runs goes on. The last call."""
 
     def refuse(self, pod: PodSpec, container: ContainerSpec | None = None) -> None:  # noqa: B027 (most have no more)
         """Raise Invalid or Unsupported naming a field that this handler cannot honour and of which its capabilities

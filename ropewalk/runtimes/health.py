@@ -110,12 +110,12 @@ class Health:
     async def _refresh(self, name: str) -> None:
         handler = self._handlers[name]
         before = key(handler)
-        probe = await _probe(handler)
-        self._waits[name] = WATCH if probe.works else min(self._waits[name] * 2, LONGEST)
+        seen = await probe(handler)
+        self._waits[name] = WATCH if seen.works else min(self._waits[name] * 2, LONGEST)
         self._due[name] = time.monotonic() + self._waits[name]
         self._keys[name] = before
-        self.note(name, probe)
-        self._keep(name, Kept(before, probe, handler.capabilities))
+        self.note(name, seen)
+        self._keep(name, Kept(before, seen, handler.capabilities))
 
     def note(self, name: str, probe: Probe) -> None:
         """This is known of a handler now."""
@@ -160,7 +160,7 @@ class Health:
         if kept is None or kept.key != key(handler):
             return False
         await handler.prepare()
-        handler.capabilities = kept.capabilities
+        handler.recall(kept.probe, kept.capabilities)
         self._keys[name] = kept.key
         self.note(name, kept.probe)
         return True
@@ -182,7 +182,8 @@ def _file(program: str) -> tuple[str, int, int]:
     return found, status.st_size, status.st_mtime_ns
 
 
-async def _probe(handler: Handler) -> Probe:
+async def probe(handler: Handler) -> Probe:
+    """What the handler's probe finds, within DEADLINE, whatever it raises."""
     try:
         async with asyncio.timeout(DEADLINE):
             await handler.prepare()

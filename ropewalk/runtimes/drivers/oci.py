@@ -61,7 +61,6 @@ class Driver(handler.Handler):
         super().__init__(config, node, name=name)
         self.cgroups = node.cgroups
         self.catatonit = programs.init
-        self.programs = programs
         self.containers = os.path.join(node.state, "containers")
         self.root = os.path.join(node.state, "runtimes", self.name)
         exits = os.path.join(node.state, "exits")
@@ -71,6 +70,7 @@ class Driver(handler.Handler):
         self.apart = bundle.is_propagating(self.containers)
         self.command = command.Command(programs.runtime, self.root)
         self.monitor = choice.make(programs.monitor, exits=exits, sockets=self.sockets, cgroups=self.cgroups)
+        self.programs = (programs.runtime, self.monitor.path, programs.init)
         self.probing: set[str] = set()  # ids of probes under way, which no row owns
         self.began = time.time()
 
