@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import hatch_build
+
 ROOT = Path(__file__).parents[1]
 NEEDS_ROOT = ("node", "interop")
 
@@ -15,6 +17,12 @@ NEEDS_ROOT = ("node", "interop")
 def repository() -> Path:
     """The project's own directory."""
     return ROOT
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What runs is made of the source that is there, however pytest was started."""
+    if not hasattr(config, "workerinput"):  # once, not in each worker of xdist
+        hatch_build.compile_monitor(ROOT)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

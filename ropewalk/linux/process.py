@@ -62,9 +62,10 @@ def pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
-def find(argument: bytes) -> list[int]:
-    """Processes one of whose arguments is exactly `argument`."""
-    return [pid for pid in pids() if argument in command_line(pid)]
+def find(*arguments: bytes) -> list[int]:
+    """Processes one of whose arguments is exactly one of `arguments`."""
+    wanted = set(arguments)
+    return [pid for pid in pids() if not wanted.isdisjoint(command_line(pid))]
 
 
 def command_line(pid: int) -> list[bytes]:
@@ -79,7 +80,7 @@ def environment(pid: int) -> frozenset[bytes]:
         content = _read(f"/proc/{pid}/environ")
     except PermissionError:
         return frozenset()
-    return frozenset(content.split(b"\0"))
+    return frozenset(content.split(b"\0")) - {b""}
 
 
 def _read(path: str) -> bytes:

@@ -49,11 +49,11 @@ class Cache:
 
     def write(self, entry: Entry) -> None:
         os.makedirs(self._directory, mode=0o700, exist_ok=True)
-        paths.write_atomic(self._path(entry.container_id, entry.interface), msgspec.json.encode(entry), 0o600)
+        paths.write_atomic(self.path(entry.container_id, entry.interface), msgspec.json.encode(entry), 0o600)
 
     def read(self, container_id: str, interface: str) -> Entry | None:
         """None if nothing was begun; also for a file that somebody damaged, which is logged."""
-        path = self._path(container_id, interface)
+        path = self.path(container_id, interface)
         try:
             with open(path, "rb") as file:
                 return msgspec.json.decode(file.read(), type=Entry)
@@ -66,7 +66,7 @@ class Cache:
     def remove(self, container_id: str, interface: str) -> None:
         """Absent is fine."""
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path(container_id, interface))
+            os.unlink(self.path(container_id, interface))
 
     def list(self) -> Iterator[Entry]:
         """Every attachment of this instance."""
@@ -75,6 +75,12 @@ class Cache:
             entry = self.read(match[1], match[2]) if match else None
             if entry is not None:
                 yield entry
+
+    def sweep(self) -> None:
+        """Remove what a kill left half-written; nothing is being written between two awaits."""
+        for name in os.listdir(self._directory) if os.path.isdir(self._directory) else ():
+            if name.endswith(".tmp"):
+                os.unlink(os.path.join(self._directory, name))
 
     def read_pod_cidr(self) -> str:
         """What the kubelet said last; it does not say it again when only this daemon restarts."""
@@ -86,7 +92,7 @@ class Cache:
         os.makedirs(self._directory, mode=0o700, exist_ok=True)
         paths.write_atomic(f"{self._directory}/pod-cidr", cidr.encode(), 0o600)
 
-    def _path(self, container_id: str, interface: str) -> str:
+    def path(self, container_id: str, interface: str) -> str:
         return f"{self._directory}/{container_id}-{interface}.json"
 
 

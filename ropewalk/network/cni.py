@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 
 _FIRST_LOOK = 1.0  # seconds that the start waits for the first look; a plugin that hangs does not keep the node down
 _GC_PATIENCE = 60.0  # for a moment without ADD and DEL
+_GC_LIMIT = 10.0  # then pods wait for it, and no longer
+_ASKED = frozenset(("portMappings", "bandwidth"))  # capabilities that pods ask for; the others are ours to offer
 
 
 class Config(Struct, frozen=True):
@@ -85,6 +87,7 @@ class Cni(mode.Mode):
         self._namespaces.ipv6 = None  # the plugins' to decide
         self._discovery = discovery.Discovery(config.conf_dir, self._plugins)
         self._ports = hostports.Ports()
+        self._unserved: set[tuple[str, str]] = set()
         self._cidrs: list[str] = []
         self._pods: dict[str, Attachment] = {}
         self._gate = Gate()
@@ -96,7 +99,7 @@ class Cni(mode.Mode):
         self._namespaces.keep(ready)
 
     async def start(self) -> None:
-        await self._plugins.end_strays({entry.container_id for entry in self._cache.list()})
+        await self._plugins.end_strays({entry.container_id for entry in self._cache.list() if entry.result is None})
         if not self._cidrs:
             self._cidrs = _split(self._cache.read_pod_cidr())
         self._begin(self._discovery.watch())
@@ -163,6 +166,7 @@ class Cni(mode.Mode):
                     arguments=capabilities.build_arguments(pod_id, spec),
                     capabilities=capabilities.build(spec, self._cidrs),
                 )
+                self._say_unserved(entry)
                 self._cache.write(entry)
                 steps.checkpoint("cni:begun")
                 said = await self._add(entry)
@@ -171,6 +175,15 @@ class Cni(mode.Mode):
             attached = self._describe(attachment, result.parse(said), inside)
         self._pods[pod_id] = attached
         return attached
+
+    def _say_unserved(self, entry: cache.Entry) -> None:
+        """What a pod asks for and no plugin of its network declares, once for each network. Some add-ons see to it by
+        other means."""
+        for name in _ASKED.intersection(entry.capabilities).difference(entry.network.capabilities):
+            if (said := (entry.network.name, name)) not in self._unserved:
+                self._unserved.add(said)
+                extra = {"network": entry.network.name, "capability": name, "pod": entry.container_id}
+                log.warning("a pod asks its network for what no CNI plugin declares", extra=extra)
 
     async def _add(self, entry: cache.Entry) -> bytes:
         """Each plugin gets the result of the one before it; the last one's is the network's."""
@@ -197,25 +210,30 @@ class Cni(mode.Mode):
     async def detach(self, pod_id: str, attachment: Attachment) -> None:
         """DEL, if ADD was begun. Every plugin is asked, whatever the others say; if one refuses, all of it is done
         again with the next call. The namespace stays until then: a plugin may have to fetch a device from it."""
-        entry = self._cache.read(pod_id, attachment.interface) or self._presume(pod_id, attachment)
+        entry = self._cache.read(pod_id, attachment.interface)
         if entry is not None:
             await self._delete(entry)
+        elif attachment.addresses:
+            await self._delete_unknown(pod_id, attachment)
         self._namespaces.remove(attachment.netns)
         steps.checkpoint("cni:unpinned")
         self._cache.remove(pod_id, attachment.interface)
         self._pods.pop(pod_id, None)
         self._ports.release(pod_id)
 
-    def _presume(self, pod_id: str, attachment: Attachment) -> cache.Entry | None:
-        """Somebody removed what we kept of an attachment: the network as it is now is the best guess."""
-        if not attachment.addresses:
-            return None  # ADD was never begun
-        if self._discovery.network is None:
+    async def _delete_unknown(self, pod_id: str, attachment: Attachment) -> None:
+        """Somebody removed what we kept of an attachment: the network as it is now is the best guess, and keeps no pod
+        from leaving."""
+        network = self._discovery.network
+        if network is None:
             log.warning(
                 "no CNI plugin is told that a pod leaves: nothing is known of its network", extra={"pod": pod_id}
             )
-            return None
-        return cache.Entry(pod_id, attachment.interface, attachment.netns, self._discovery.network)
+            return
+        try:
+            await self._delete(cache.Entry(pod_id, attachment.interface, attachment.netns, network))
+        except RopewalkError as error:
+            log.warning("a pod leaves a CNI network that is not known", extra={"pod": pod_id, "error": error.message})
 
     async def _delete(self, entry: cache.Entry) -> None:
         """A namespace that is gone is not named; plugins then free what they keep elsewhere."""
@@ -230,7 +248,12 @@ class Cni(mode.Mode):
                 except RopewalkError as error:
                     failed.append(error)
         if failed:
-            raise RopewalkError("; ".join(error.message for error in failed), kind=failed[0].kind) from failed[0]
+            path = self._cache.path(entry.container_id, entry.interface)
+            raise RopewalkError(
+                "; ".join(error.message for error in failed),
+                hint=f"it is tried again; if that can never succeed, remove {path}",
+                kind=failed[0].kind,
+            ) from failed[0]
 
     async def check(self, pod_id: str, attachment: Attachment) -> str:
         """CHECK, if it is wanted (network.cni.check) and the plugins know it. No answer proves nothing."""
@@ -268,6 +291,7 @@ class Cni(mode.Mode):
         """DEL for attachments without a pod, then their namespaces; GC goes on in the background."""
         stray = [entry for entry in self._cache.list() if entry.container_id not in self._pods]
         left = await asyncio.gather(*(self._sweep_one(entry) for entry in stray))
+        self._cache.sweep()
         kept = {attachment.netns for attachment in self._pods.values()} | set(left)
         found = [f"CNI attachment {entry.container_id}" for entry in stray if entry.netns not in left]
         found += self._namespaces.sweep(kept)
@@ -295,25 +319,24 @@ class Cni(mode.Mode):
         if beside := self._namespaces.of_others():
             log.warning("CNI GC is left out: another Ropewalk on this node has pods", extra={"namespaces": beside})
             return
-        try:
-            async with contextlib.AsyncExitStack() as stack:
+        async with contextlib.AsyncExitStack() as stack:
+            try:
                 async with asyncio.timeout(_GC_PATIENCE):
                     await stack.enter_async_context(self._gate.alone())
-                ours = [e for e in self._cache.list() if e.network.name == network.name]
-                valid = [{"containerID": entry.container_id, "ifname": entry.interface} for entry in ours]
-                valid += cache.foreign(network.name)
-                for plugin in network.plugins:
-                    await self._collect_with(network, plugin, valid)
-        except TimeoutError:
-            log.warning("CNI GC was left out: pods came and went all the time")
+                async with asyncio.timeout(_GC_LIMIT):
+                    await self._collect_alone(network)
+            except TimeoutError:
+                log.warning("CNI GC was not finished: pods came and went all the time, or its plugins take too long")
 
-    async def _collect_with(
-        self, network: conflist.Network, plugin: dict[str, Any], valid: list[dict[str, str]]
-    ) -> None:
-        try:
-            await self._plugins.run("GC", plugin["type"], conflist.build_input(network, plugin, valid=valid))
-        except RopewalkError as error:
-            log.warning("CNI GC failed", extra={"error": error.message})
+    async def _collect_alone(self, network: conflist.Network) -> None:
+        ours = [entry for entry in self._cache.list() if entry.network.name == network.name]
+        valid = [{"containerID": entry.container_id, "ifname": entry.interface} for entry in ours]
+        valid += cache.foreign(network.name)
+        for plugin in network.plugins:
+            try:
+                await self._plugins.run("GC", plugin["type"], conflist.build_input(network, plugin, valid=valid))
+            except RopewalkError as error:
+                log.warning("CNI GC failed", extra={"error": error.message})
 
     # Looking.
 

@@ -42,6 +42,12 @@ class Network(Struct, frozen=True, omit_defaults=True):
     def types(self) -> list[str]:
         return [plugin["type"] for plugin in self.plugins]
 
+    @property
+    def capabilities(self) -> set[str]:
+        """Those that a plugin declares."""
+        declared = (plugin.get("capabilities") or {} for plugin in self.plugins)
+        return {name for each in declared for name, wanted in each.items() if wanted is True}
+
     def at_least(self, version: str) -> bool:
         return VERSIONS.index(self.version) >= VERSIONS.index(version)
 
@@ -111,6 +117,8 @@ def parse(text: bytes, file: str = "", *, beside: Sequence[dict[str, Any]] = ())
         raise Invalid("it has no plugins")
     for plugin in plugins:
         check_types(plugin)
+        if not isinstance(plugin.get("capabilities") or {}, dict):
+            raise Invalid(f"the capabilities of its plugin {plugin['type']} are no object")
     offered = {document.version, *document.versions}
     return Network(
         name=document.name,

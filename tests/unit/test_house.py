@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
 import zipfile
 from pathlib import Path
@@ -173,10 +174,10 @@ def test_the_lock_pins_everything_by_hash(repository: Path, project: dict[str, A
     assert "://" not in text
 
 
-def test_a_wheel_carries_generated_code_and_types(repository: Path, tmp_path: Path) -> None:
+def test_a_wheel_carries_generated_code_monitor_and_types(repository: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
-    skip = shutil.ignore_patterns("*_pb2*", "__pycache__")
-    for name in ("ropewalk", "proto", "tools"):
+    skip = shutil.ignore_patterns("*_pb2*", "__pycache__", "ropewalk-monitor")
+    for name in ("ropewalk", "csrc", "proto", "tools"):
         shutil.copytree(repository / name, source / name, ignore=skip)
     for name in ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE"):
         shutil.copy(repository / name, source)
@@ -184,7 +185,11 @@ def test_a_wheel_carries_generated_code_and_types(repository: Path, tmp_path: Pa
     done = subprocess.run(build, cwd=source, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        monitor = archive.getinfo("ropewalk/runtimes/monitors/ropewalk-monitor")
+    assert monitor.external_attr >> 16 & 0o111, "it is not executable"
+    assert wheel.name.endswith(f"-py3-none-{sysconfig.get_platform().replace('-', '_')}.whl")
     code = {f"ropewalk/wire/pb/{name}_pb2.{end}" for name in ("cri", "admin") for end in ("py", "pyi")}
     assert code | {"ropewalk/py.typed", "ropewalk/__main__.py"} <= set(names)
     assert wheel.name.startswith(f"ropewalk-{VERSION}-")

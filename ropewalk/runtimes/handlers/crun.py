@@ -14,7 +14,7 @@ from ropewalk.runtimes.handler import Capabilities, ContainerPlan, Node, Probe
 
 class Config(handler.Config, frozen=True):
     path: Annotated[str, Meta(description="the crun program, a path or a name in PATH")] = "crun"
-    monitor: Annotated[str, Meta(description="the conmon program, a path or a name in PATH")] = "conmon"
+    monitor: Annotated[str, Meta(description="ropewalk-monitor, conmon, or the path of one of them")] = "conmon"
     init: Annotated[str, Meta(description="a static catatonit: init of pods with a shared PID namespace")] = "catatonit"
 
 
@@ -39,5 +39,4 @@ class Handler(oci.Driver):
         return filters.detach(super().spec(id))
 
     async def probe(self) -> Probe:
-        await self.command.seal(os.path.join(self.node.state, "programs", self.name))
         return await probes.run_oci(self, packages="crun conmon catatonit")

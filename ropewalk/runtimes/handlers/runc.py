@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated
 
 from msgspec import Meta
@@ -14,7 +13,7 @@ from ropewalk.runtimes.handler import Capabilities, Node, Probe
 
 class Config(handler.Config, frozen=True):
     path: Annotated[str, Meta(description="the runc program, a path or a name in PATH")] = "runc"
-    monitor: Annotated[str, Meta(description="the conmon program, a path or a name in PATH")] = "conmon"
+    monitor: Annotated[str, Meta(description="ropewalk-monitor, conmon, or the path of one of them")] = "conmon"
     init: Annotated[str, Meta(description="a static catatonit: init of pods with a shared PID namespace")] = "catatonit"
 
 
@@ -29,5 +28,4 @@ class Handler(oci.Driver):
         super().__init__(config, node, oci.Programs(config.path, config.monitor, config.init), name=name)
 
     async def probe(self) -> Probe:
-        await self.command.seal(os.path.join(self.node.state, "programs", self.name))
         return await probes.run_oci(self, packages="runc conmon catatonit")

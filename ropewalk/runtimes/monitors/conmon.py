@@ -19,16 +19,13 @@ import msgspec
 from msgspec import Struct
 
 from ropewalk import ids, steps
-from ropewalk.errors import Kind, RopewalkError
+from ropewalk.errors import Invalid, Kind, RopewalkError
 from ropewalk.linux import cgroup, process, spawn
-from ropewalk.runtimes.handler import Exit, Task
-from ropewalk.runtimes.monitors import logfile, monitor
+from ropewalk.runtimes.handler import Task
+from ropewalk.runtimes.monitors import monitor
 
 SYNC_FD = 3
 START_FD = 4
-ACCOUNTED = {"cpu", "cpuacct", "memory", "pids"}  # v1: where a monitor's use is counted; each move costs 0.1 ms
-CREATE_SECONDS = 60.0
-OOM = "oom"  # an empty file
 
 
 class Answer(Struct, frozen=True):
@@ -39,16 +36,16 @@ class Answer(Struct, frozen=True):
 
 
 class Conmon(monitor.Monitor):
-    """`exits`: the directory of exit files. `sockets`: where a terminal's short-lived console socket is bound."""
+    """`sockets`: where a terminal's short-lived console socket is bound."""
 
     def __init__(self, path: str, *, exits: str, sockets: str, cgroups: cgroup.Cgroups) -> None:
-        self.path = path
-        self.exits = exits
+        super().__init__(path, exits=exits, cgroups=cgroups)
         self.sockets = sockets
-        self.cgroups = cgroups
-        self.controllers = sorted(cgroups.controllers() & ACCOUNTED)
 
     async def create(self, launch: monitor.Launch) -> Task:
+        if ":" in launch.log_path:
+            text = f"log_path {launch.log_path!r} holds a colon"
+            raise Invalid(text, hint="conmon separates driver and path by it: rename, or use ropewalk-monitor")
         complaints = os.memfd_create("conmon-stderr")
         answers, sync = os.pipe()
         gate, go = os.pipe()
@@ -60,8 +57,7 @@ class Conmon(monitor.Monitor):
                 os.close(gate)
             steps.checkpoint("monitor:spawned")
             monitor_start = process.start_time(started.pid) or 0
-            if launch.cgroup:
-                self._place(launch.cgroup, started.pid)
+            self.place(launch.cgroup, started.pid)
             steps.checkpoint("monitor:placed")
             with contextlib.suppress(BrokenPipeError):  # it has ended already: `answers` tells
                 os.write(go, b"\0")
@@ -90,33 +86,10 @@ class Conmon(monitor.Monitor):
                 f"container {ids.short(launch.id)}: {error}", hint="apt-get install conmon", kind=Kind.UNAVAILABLE
             ) from error
 
-    def _place(self, path: str, pid: int) -> None:
-        """Into the monitors' leaf, which the pod's first container makes."""
-        try:
-            self.cgroups.add(path, pid, controllers=self.controllers)
-        except FileNotFoundError:
-            self.cgroups.make(path)
-            self.cgroups.add(path, pid, controllers=self.controllers)
-
-    def exit(self, id: str) -> Exit | None:
-        try:
-            with open(os.path.join(self.exits, id), encoding="ascii") as file:
-                return Exit(code=int(file.read()), at=os.fstat(file.fileno()).st_mtime_ns)
-        except FileNotFoundError:
-            return None
-
-    def exited(self) -> list[str]:
-        return os.listdir(self.exits)
-
-    def forget(self, id: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(self.exits, id))
-
-    def met_oom(self, bundle: str) -> bool:
-        return os.path.exists(os.path.join(bundle, OOM))
-
-    async def reopen_log(self, bundle: str, task: Task, log_path: str) -> None:
-        await logfile.reopen(log_path, writer=task.monitor_pid, control=os.path.join(bundle, "ctl"))
+    async def start(self, bundle: str, task: Task) -> None:
+        raise RopewalkError(
+            "conmon cannot start what takes its streams at `start`", hint="use ropewalk-monitor", kind=Kind.UNSUPPORTED
+        )
 
 
 def arguments(path: str, exits: str, launch: monitor.Launch) -> list[str]:
@@ -164,11 +137,12 @@ async def _read_line(fd: int, id: str) -> bytes:
 
     loop.add_reader(fd, readable)
     try:
-        async with asyncio.timeout(CREATE_SECONDS):
+        async with asyncio.timeout(monitor.CREATE_SECONDS):
             await complete
     except TimeoutError:
         raise RopewalkError(
-            f"container {ids.short(id)}: the runtime did not create it within {CREATE_SECONDS:g} s", kind=Kind.TIMEOUT
+            f"container {ids.short(id)}: the runtime did not create it within {monitor.CREATE_SECONDS:g} s",
+            kind=Kind.TIMEOUT,
         ) from None
     finally:
         loop.remove_reader(fd)

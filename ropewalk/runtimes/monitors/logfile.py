@@ -17,14 +17,12 @@ from ropewalk.errors import Invalid, Kind, RopewalkError, WrongState
 from ropewalk.linux import inotify
 
 MODE = 0o640  # contract 5.1
-REOPEN_LOGS = b"2 0 0\n"  # REOPEN_LOGS_EVENT height width, conmon's src/ctrl.c
+REOPEN_LOGS = "2 0 0\n"  # REOPEN_LOGS_EVENT height width, conmon's src/ctrl.c
 REOPEN_SECONDS = 10.0
 
 
 def prepare(path: str) -> None:
     """Make the file, and its directory, if absent. Invalid if the name is a link or no regular file."""
-    if ":" in path:
-        raise Invalid(f"log_path {path!r} holds a colon", hint="conmon separates driver and path by it: rename")
     os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
@@ -46,11 +44,11 @@ def _not_regular(path: str) -> Invalid:
 
 
 async def reopen(path: str, *, writer: int, control: str) -> None:
-    """Have conmon, process `writer`, write to a new file at `path`, and return when it does.
+    """Have the monitor, process `writer`, write to a new file at `path`, and return when it does.
 
-    conmon opens PATH.tmp, which is made here with O_EXCL (so that no link is followed, and a full disk is seen before
-    conmon has given up the old file: it exits if that open fails), and renames it to PATH. If conmon writes to the
-    very file that PATH is, nothing is to be done: it would lose what is there. On error no new file is left.
+    It opens PATH.tmp, which is made here with O_EXCL (so that no link is followed, and a full disk is seen before
+    the old file was given up: conmon exits if that open fails), and renames it to PATH. If it writes to the
+    very file that PATH is, nothing is to be done: conmon would lose what is there. On error no new file is left.
     """
     if _writes_to(writer, path):
         return
@@ -62,7 +60,7 @@ async def reopen(path: str, *, writer: int, control: str) -> None:
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, MODE))
         try:
             os.chmod(temporary, MODE)
-            _tell(control)
+            tell(control, REOPEN_LOGS)
             await _renamed(watch, name, path)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
@@ -83,15 +81,16 @@ def _writes_to(pid: int, path: str) -> bool:
     return False
 
 
-def _tell(control: str) -> None:
+def tell(control: str, command: str) -> None:
+    """A line for the monitor's fifo `control`. WrongState if nobody reads it."""
     try:
         fd = os.open(control, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         if error.errno in (errno.ENXIO, errno.ENOENT):
-            raise WrongState("its monitor is gone: nothing writes the log") from error
+            raise WrongState("its monitor is gone") from error
         raise
     try:
-        os.write(fd, REOPEN_LOGS)
+        os.write(fd, command.encode())
     finally:
         os.close(fd)
 

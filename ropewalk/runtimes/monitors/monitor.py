@@ -3,28 +3,42 @@
 A monitor runs the OCI runtime's `create` as its child, holds the container's pipes or terminal, writes its log in
 CRI format, collects its exit status, and leaves that in a file. The daemon only watches: a killed daemon loses
 nothing, and the next one calls `wait` with the same Task.
+
+Every monitor has conmon's files in the bundle: `attach`, a SEQPACKET socket (attach.py), and `ctl`, a fifo that takes
+commands; and `<exits>/<id>`, decimal, at the end.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 from abc import ABC, abstractmethod
 
-from msgspec import Struct
+from msgspec import Struct, field
 
+from ropewalk.linux import cgroup
 from ropewalk.runtimes.handler import Exit, Task
+from ropewalk.runtimes.monitors import logfile
+
+ACCOUNTED = {"cpu", "cpuacct", "memory", "pids"}  # v1: where a monitor's use is counted; each move costs 0.1 ms
+CREATE_SECONDS = 60.0
+OOM = "oom"  # an empty file
 
 
 class Launch(Struct, frozen=True):
-    """What a monitor needs to create one container."""
+    """What a monitor needs to create one container. `start_argv`, `wait_argv`: for runtimes that take the streams at
+    `start` and let nobody but themselves wait (gVisor); whole commands, run by the monitor."""
 
     id: str
     bundle: str  # directory: config.json is there, and the monitor's own files
-    runtime: list[str]  # the OCI runtime: path, then its global flags
+    runtime: list[str]  # the OCI runtime: absolute path, then its global flags
     cgroup: str  # a leaf for monitors, relative to each hierarchy's root; "" leaves the monitor where the daemon is
     log_path: str = ""  # an existing file; "" discards output
     tty: bool = False
     stdin: bool = False
     stdin_once: bool = False
+    start_argv: list[str] = field(default_factory=list)
+    wait_argv: list[str] = field(default_factory=list)
 
 
 class RuntimeFailed(Exception):
@@ -32,9 +46,13 @@ class RuntimeFailed(Exception):
 
 
 class Monitor(ABC):
-    """See the module's essay."""
+    """See the module's essay. `path`: its program, or a name in PATH. `exits`: the directory of exit files."""
 
-    path: str  # of its program, or a name in PATH
+    def __init__(self, path: str, *, exits: str, cgroups: cgroup.Cgroups) -> None:
+        self.path = path
+        self.exits = exits
+        self.cgroups = cgroups
+        self.controllers = sorted(cgroups.controllers() & ACCOUNTED)
 
     @abstractmethod
     async def create(self, launch: Launch) -> Task:
@@ -42,21 +60,41 @@ class Monitor(ABC):
         argument of the monitor and of the runtime: whoever undoes a broken spawn finds them by it."""
 
     @abstractmethod
+    async def start(self, bundle: str, task: Task) -> None:
+        """Run `start_argv` and return when it has gone well, whoever began it. Raises RuntimeFailed, WrongState."""
+
     def exit(self, id: str) -> Exit | None:
         """What the monitor recorded at the container's end; None as long as there is no record."""
+        try:
+            with open(os.path.join(self.exits, id), encoding="ascii") as file:
+                return Exit(code=int(file.read()), at=os.fstat(file.fileno()).st_mtime_ns)
+        except FileNotFoundError:
+            return None
 
-    @abstractmethod
     def exited(self) -> list[str]:
-        """Ids that have a record of their end."""
+        """Ids that have a record of their end, or one in the making."""
+        return sorted({name.lstrip(".") for name in os.listdir(self.exits)})
 
-    @abstractmethod
     def forget(self, id: str) -> None:
         """Remove that record; idempotent."""
+        for name in (id, f".{id}"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(self.exits, name))
 
-    @abstractmethod
     def met_oom(self, bundle: str) -> bool:
         """Whether the OOM killer was at work in the container. Only cgroup v2 tells a monitor."""
+        return os.path.exists(os.path.join(bundle, OOM))
 
-    @abstractmethod
     async def reopen_log(self, bundle: str, task: Task, log_path: str) -> None:
         """From now on write to a new file at `log_path`, which exists when this returns."""
+        await logfile.reopen(log_path, writer=task.monitor_pid, control=os.path.join(bundle, "ctl"))
+
+    def place(self, path: str, pid: int) -> None:
+        """Into the monitors' leaf, which the pod's first container makes."""
+        if not path:
+            return
+        try:
+            self.cgroups.add(path, pid, controllers=self.controllers)
+        except FileNotFoundError:
+            self.cgroups.make(path)
+            self.cgroups.add(path, pid, controllers=self.controllers)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ropewalk.linux import libc
-from ropewalk.network import discovery
+from ropewalk.network import cni, discovery
 from tests.node.network.lab import Lab
 from tests.node.network.plugins import Net
 
@@ -38,6 +38,7 @@ async def lab(own_namespace: None, tmp_path: Path) -> AsyncIterator[Lab]:
 
 @pytest.fixture
 async def net(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Net]:
+    monkeypatch.setattr(cni, "_FIRST_LOOK", 10.0)
     monkeypatch.setattr(discovery, "_RETRY", 0.1)
     monkeypatch.setattr(discovery, "_QUIET", 0.02)
     made = Net(lab)

@@ -98,7 +98,22 @@ async def test_a_missing_plugin_is_said_at_add_and_at_del(net: Net) -> None:
     (net.bin / "fake").unlink()
     with pytest.raises(RopewalkError, match=r"'fake' is in none of .*; install it"):
         await net.pod(daemon)
-    with pytest.raises(RopewalkError, match="'fake' is in none of"):
+    with pytest.raises(RopewalkError, match="'fake' is in none of") as caught:
         await daemon.detach(id, attachment)
     net.fake("fake")
     await daemon.detach(id, attachment)
+    assert caught.value.hint.endswith(f"remove {net.directory}/cni/{id}-eth0.json")
+
+
+async def test_a_plugin_that_never_comes_back_does_not_keep_a_pod_for_ever(net: Net) -> None:
+    """The administrator removes the file that the error names."""
+    net.fake("fake")
+    net.write({"type": "fake"})
+    daemon = await net.start()
+    id, attachment = await net.pod(daemon)
+    (net.bin / "fake").unlink()
+    with pytest.raises(RopewalkError, match="'fake' is in none of"):
+        await daemon.detach(id, attachment)
+    (net.directory / f"cni/{id}-eth0.json").unlink()
+    await daemon.detach(id, attachment)
+    assert net.left() == []

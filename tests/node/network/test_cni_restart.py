@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ropewalk import ids
-from ropewalk.network import cache
+from ropewalk.network import cache, cni
 from tests.node.network.lab import run
 from tests.node.network.plugins import WEB, Net, named
 
@@ -131,6 +131,24 @@ async def test_garbage_collection_is_told_what_is_valid(
             {"containerID": "beside us in lab", "ifname": "eth0"},
         ]
         assert "CNI_CONTAINERID" not in call.env
+
+
+async def test_garbage_collection_that_hangs_holds_pods_up_for_its_limit_only(
+    net: Net, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cni, "_GC_LIMIT", 0.5)
+    hang = "[ $CNI_COMMAND = GC ] && sleep 99"
+    net.fake("one", hang)
+    net.fake("two", hang)
+    net.write({"type": "one"}, {"type": "two"}, cniVersion="1.1.0")
+    daemon = await net.start()
+    await daemon.sweep()
+    await until(lambda: len(net.calls("GC")) == 1)
+    started = time.monotonic()
+    id, attachment = await net.pod(daemon)
+    assert time.monotonic() - started < 3
+    await daemon.detach(id, attachment)
+    assert len(net.calls("GC")) == 1
 
 
 async def test_what_another_instance_attached_is_not_collected(

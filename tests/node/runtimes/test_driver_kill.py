@@ -6,8 +6,9 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
@@ -31,10 +32,15 @@ POINTS = [
 ]
 
 
-RUNTIMES: dict[str, Callable[[Place], oci.Driver]] = {
-    "crun": lambda place: crun.Handler(crun.Config(), place.node),
-    "runc": lambda place: runc.Handler(runc.Config(), place.node),
-}
+class Programs(NamedTuple):
+    """What makes a container: the handler, and the setting of its monitor."""
+
+    handler: str
+    monitor: str
+
+
+PAIRS = [Programs("crun", "ropewalk-monitor"), Programs("crun", "conmon"), Programs("runc", "ropewalk-monitor")]
+TYPES = {"crun": crun, "runc": runc}
 
 
 @pytest.fixture
@@ -44,28 +50,30 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
     await place.close()
 
 
-@pytest.fixture(params=sorted(RUNTIMES))
-def runtime(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
+@pytest.fixture(params=PAIRS, ids="-".join)
+def runtime(request: pytest.FixtureRequest) -> Programs:
+    programs: Programs = request.param
+    return programs
 
 
-async def killed_daemon(place: Place, runtime: str, plan: ContainerPlan, point: str) -> None:
+async def killed_daemon(place: Place, runtime: Programs, plan: ContainerPlan, point: str) -> None:
     """Run a creator that dies at `point`."""
     daemon = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.node.runtimes.creator", place.state, runtime, point),
+        *(sys.executable, "-m", "tests.node.runtimes.creator", place.state, *runtime, point),
         stdin=asyncio.subprocess.PIPE,
     )
     await daemon.communicate(msgspec.json.encode(plan))
     assert daemon.returncode == (-signal.SIGKILL if point else 0)
 
 
-def next_daemon(place: Place, runtime: str) -> oci.Driver:
-    return RUNTIMES[runtime](place)
+def next_daemon(place: Place, runtime: Programs) -> oci.Driver:
+    module: Any = TYPES[runtime.handler]
+    driver: oci.Driver = module.Handler(module.Config(monitor=runtime.monitor), place.node)
+    return driver
 
 
 @pytest.mark.parametrize("point", POINTS)
-async def test_delete_undoes_a_create_killed_at(place: Place, runtime: str, point: str) -> None:
+async def test_delete_undoes_a_create_killed_at(place: Place, runtime: Programs, point: str) -> None:
     plan = place.plan("sleep", "100")
     await killed_daemon(place, runtime, plan, point)
     handler = next_daemon(place, runtime)
@@ -79,8 +87,9 @@ async def test_delete_undoes_a_create_killed_at(place: Place, runtime: str, poin
 
 
 @pytest.mark.parametrize("milliseconds", [0, 1, 2, 3, 4, 5, 6, 8, 10, 15])
-async def test_delete_ends_a_creator_that_runs_on(place: Place, runtime: str, milliseconds: int) -> None:
-    """End-of-file on the start pipe means "go": conmon and crun work on without a daemon."""
+async def test_delete_ends_a_creator_that_runs_on(place: Place, runtime: Programs, milliseconds: int) -> None:
+    """conmon takes the daemon's end for "go": it and crun work on without one. ropewalk-monitor undoes what it began,
+    perhaps at that moment."""
     plan = place.plan("sleep", "100")
     await killed_daemon(place, runtime, plan, "monitor:placed")
     await asyncio.sleep(milliseconds / 1000)
@@ -91,7 +100,7 @@ async def test_delete_ends_a_creator_that_runs_on(place: Place, runtime: str, mi
 
 
 @pytest.mark.parametrize("point", ["monitor:spawned", "monitor:created"])
-async def test_sweep_finds_it_without_a_row(place: Place, runtime: str, point: str) -> None:
+async def test_sweep_finds_it_without_a_row(place: Place, runtime: Programs, point: str) -> None:
     plan = place.plan("sleep", "100")
     await killed_daemon(place, runtime, plan, point)
     assert await next_daemon(place, runtime).sweep(set()) == [plan.id]
@@ -99,7 +108,7 @@ async def test_sweep_finds_it_without_a_row(place: Place, runtime: str, point: s
 
 
 @pytest.mark.parametrize("point", ["bundle:made", "init:written", "init:running"])
-async def test_delete_undoes_an_init_killed_at(place: Place, runtime: str, point: str) -> None:
+async def test_delete_undoes_an_init_killed_at(place: Place, runtime: Programs, point: str) -> None:
     path = cgroup_systemd.child(place.cgroup, "pod")
     init = ContainerPlan(id="pod", pod_id="pod", spec=trial.build_spec(path), cgroup=path)
     await killed_daemon(place, runtime, init, point)
@@ -107,7 +116,7 @@ async def test_delete_undoes_an_init_killed_at(place: Place, runtime: str, point
     assert place.found() == []
 
 
-async def test_a_container_survives_its_daemon(place: Place, runtime: str) -> None:
+async def test_a_container_survives_its_daemon(place: Place, runtime: Programs) -> None:
     plan = place.plan("sh", "-c", "echo before; sleep 0.2; exit 8")
     await killed_daemon(place, runtime, plan, "")
     handler = next_daemon(place, runtime)
@@ -120,7 +129,7 @@ async def test_a_container_survives_its_daemon(place: Place, runtime: str) -> No
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.002, 0.004, 0.006, 0.008])
-async def test_a_cancelled_create_is_undone(place: Place, runtime: str, delay: float) -> None:
+async def test_a_cancelled_create_is_undone(place: Place, runtime: Programs, delay: float) -> None:
     handler = next_daemon(place, runtime)
     plan = place.plan("sleep", "100")
     making = asyncio.ensure_future(create(handler, plan))
@@ -131,8 +140,8 @@ async def test_a_cancelled_create_is_undone(place: Place, runtime: str, delay: f
     assert place.found() == []
 
 
-@pytest.mark.parametrize("victim", ["conmon", "runtime"])
-async def test_a_killed_helper_fails_the_create(place: Place, runtime: str, victim: str) -> None:
+@pytest.mark.parametrize("victim", ["monitor", "runtime"])
+async def test_a_killed_helper_fails_the_create(place: Place, runtime: Programs, victim: str) -> None:
     """The error comes at once, and the undo leaves nothing."""
     from ropewalk.linux import process
 
@@ -144,14 +153,16 @@ async def test_a_killed_helper_fails_the_create(place: Place, runtime: str, vict
         await asyncio.sleep(0)
         for pid in process.find(directory):
             argv = process.command_line(pid)
-            if argv and os.path.basename(argv[0]).decode() == (runtime if victim == "runtime" else victim):
+            if argv and os.path.basename(argv[0]).decode() == (
+                runtime.handler if victim == "runtime" else runtime.monitor
+            ):
                 os.kill(pid, signal.SIGKILL)
     assert making.exception() is not None, "it came to its end before it was found"
     await handler.delete(plan.id, plan.cgroup)
     assert place.found() == []
 
 
-async def unread(place: Place, runtime: str) -> tuple[oci.Driver, ContainerPlan, Task]:
+async def unread(place: Place, runtime: Programs) -> tuple[oci.Driver, ContainerPlan, Task]:
     """A created container whose `start` waits for the process to read, as if that had just died."""
     handler = next_daemon(place, runtime)
     plan = place.plan("sleep", "100")
@@ -162,22 +173,22 @@ async def unread(place: Place, runtime: str) -> tuple[oci.Driver, ContainerPlan,
     return handler, plan, task
 
 
-async def test_a_start_whose_process_is_gone_fails(place: Place, runtime: str) -> None:
+async def test_a_start_whose_process_is_gone_fails(place: Place, runtime: Programs) -> None:
     """crun would wait for ever, and finds out itself if it is slow; runc looks by itself."""
     handler, plan, task = await unread(place, runtime)
     starting = asyncio.ensure_future(handler.start(plan.id, task))
     await asyncio.sleep(0.05)
     os.kill(task.pid, signal.SIGKILL)
-    with pytest.raises(RopewalkError, match=r"ended before|already dead|is not running"):
+    with pytest.raises(RopewalkError, match=r"ended before|already dead|is not running|has stopped"):
         await asyncio.wait_for(starting, 5)
     await handler.delete(plan.id, plan.cgroup)
     assert place.found() == []
 
 
 @pytest.mark.parametrize("observed", [True, False])
-async def test_a_killed_daemons_start_does_not_stay(place: Place, runtime: str, *, observed: bool) -> None:
+async def test_a_killed_daemons_start_does_not_stay(place: Place, runtime: Programs, *, observed: bool) -> None:
     handler, plan, task = await unread(place, runtime)
-    left = await asyncio.create_subprocess_exec(runtime, f"--root={handler.root}", "start", plan.id)
+    left = await asyncio.create_subprocess_exec(runtime.handler, f"--root={handler.root}", "start", plan.id)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(left.wait(), 0.1)
     if observed:

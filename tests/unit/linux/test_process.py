@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import signal
+import subprocess
 import uuid
 from typing import Any
 
@@ -94,3 +95,14 @@ async def test_children_on_a_kernel_that_does_not_list_them(monkeypatch: pytest.
     assert child.pid in process.children(os.getpid())
     child.kill()
     await child.wait()
+
+
+def test_the_environment_is_that_of_the_exec() -> None:
+    with subprocess.Popen(["sleep", "60"], env={"A": "1", "B": "x=y"}) as child:
+        try:
+            while not (found := process.environment(child.pid)):  # as of the command line
+                pass
+            assert found == {b"A=1", b"B=x=y"}
+        finally:
+            child.kill()
+    assert process.environment(child.pid) == frozenset()

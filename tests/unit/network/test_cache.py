@@ -67,3 +67,13 @@ def test_attachments_of_runtimes_beside_us(tmp_path: Path) -> None:
     (tmp_path / "damaged").write_text("{")
     assert cache.foreign("lab", str(tmp_path)) == [{"containerID": "theirs", "ifname": "eth0"}]
     assert cache.foreign("lab", str(tmp_path / "absent")) == []
+
+
+def test_what_a_kill_left_half_written_is_swept(tmp_path: Path) -> None:
+    kept = cache.Cache(str(tmp_path / "cni"))
+    kept.sweep()
+    id = ids.new_id()
+    kept.write(entry(id))
+    (tmp_path / f"cni/{id}-eth0.json.01234567.tmp").touch()
+    kept.sweep()
+    assert [path.name for path in (tmp_path / "cni").iterdir()] == [f"{id}-eth0.json"]

@@ -126,3 +126,40 @@ def test_garbage_collection_is_told_what_is_valid() -> None:
     valid = [{"containerID": "x", "ifname": "eth0"}]
     assert json.loads(conflist.build_input(network, BRIDGE, valid=valid))["cni.dev/valid-attachments"] == valid
     assert json.loads(conflist.build_input(network, BRIDGE, valid=[]))["cni.dev/valid-attachments"] == []
+
+
+def test_plugins_beside_a_list(tmp_path: Path) -> None:
+    """CNI 1.1: *.conf in the directory that has the network's name."""
+    path = tmp_path / "10-lab.conflist"
+    path.write_bytes(text(plugins=[BRIDGE]))
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "lab/2.conf").write_text('{"type": "tuning"}')
+    (tmp_path / "lab/1.conf").write_text('{"type": "portmap"}')
+    (tmp_path / "lab/3.json").write_text("{")
+    network = conflist.read(str(path))
+    assert (network.types, network.aggregated) == (["bridge", "portmap", "tuning"], True)
+    path.write_bytes(text(plugins=None))  # none of its own
+    assert conflist.read(str(path)).types == ["portmap", "tuning"]
+    path.write_bytes(text(plugins=[BRIDGE], loadOnlyInlinedPlugins=True))
+    network = conflist.read(str(path))
+    assert (network.types, network.aggregated) == (["bridge"], False)
+    path.write_bytes(text(plugins=None, **BRIDGE))  # the older format is one plugin's
+    assert conflist.read(str(path)).types == ["bridge"]
+    path.write_bytes(text(plugins=[BRIDGE]))
+    (tmp_path / "lab/2.conf").write_text("{")
+    with pytest.raises(Invalid, match=r"lab/2\.conf is no plugin's configuration"):
+        conflist.read(str(path))
+
+
+def test_a_named_pipe_is_no_configuration(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.conf")
+    with pytest.raises(Invalid, match="no regular file"):
+        conflist.read(str(tmp_path / "pipe.conf"))
+
+
+def test_what_its_plugins_declare() -> None:
+    declared = {"capabilities": {"portMappings": True, "bandwidth": False}}
+    network = conflist.parse(text(plugins=[BRIDGE, {"type": "portmap"} | declared]))
+    assert network.capabilities == {"portMappings"}
+    with pytest.raises(Invalid, match="capabilities of its plugin portmap are no object"):
+        conflist.parse(text(plugins=[{"type": "portmap", "capabilities": "all"}]))

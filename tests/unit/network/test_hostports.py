@@ -154,3 +154,10 @@ def test_the_listing_of_nft_is_read() -> None:
 def test_a_mapping_in_words() -> None:
     assert hostports.describe(mapping(host_ip="::")) == "tcp [::]:8080 -> 80"
     assert hostports.describe(mapping()) == "tcp :8080 -> 80"
+
+
+def test_plugins_may_serve_ipv6_loopback() -> None:
+    asked = [mapping(host_ip="::1")]
+    with pytest.raises(Invalid, match="::1"):
+        hostports.parse_mappings(asked, ipv6=True)
+    assert hostports.parse_mappings(asked, ipv6=True, loopback6=True) == asked

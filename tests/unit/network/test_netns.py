@@ -51,3 +51,13 @@ async def test_another_number_is_kept_ready(tmp_path: Path, monkeypatch: pytest.
                 await asyncio.sleep(0)
         assert len(made) - len(removed) == wanted
     filling.cancel()
+
+
+async def test_namespaces_of_other_instances_of_the_same_kind(tmp_path: Path) -> None:
+    pool = netns.Namespaces(str(tmp_path / "pins"), "ropewalk-beef-cni-", ready=0)
+    assert pool.of_others() == []
+    (tmp_path / "pins").mkdir()
+    names = ["ropewalk-beef-cni-", "ropewalk-cni-", "ropewalk-0a1b-cni-", "ropewalk-0a1b-", "ropewalk-", "cni-"]
+    for name in names:
+        (tmp_path / "pins" / f"{name}0123456789ab").touch()
+    assert pool.of_others() == ["ropewalk-0a1b-cni-0123456789ab", "ropewalk-cni-0123456789ab"]

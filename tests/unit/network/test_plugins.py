@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,27 @@ async def test_nonsense_for_versions_is_said(tmp_path: Path) -> None:
     plugin(tmp_path, "p", "echo hello")
     with pytest.raises(plugins.Failed, match="answered 'hello'"):
         await runner(tmp_path).versions("p")
+
+
+async def test_plugins_that_an_earlier_daemon_left_are_killed_with_their_children(tmp_path: Path) -> None:
+    """Those of the attachments named, and no other process."""
+    script = "sleep 100 & echo $!; wait"
+    strays = []
+    for id in ("ours", "theirs"):
+        stray = await asyncio.create_subprocess_exec(
+            "/bin/sh", "-c", script, env={"CNI_CONTAINERID": id}, start_new_session=True, stdout=asyncio.subprocess.PIPE
+        )
+        assert stray.stdout is not None
+        strays.append((stray, int(await stray.stdout.readline())))
+    (ours, our_child), (theirs, their_child) = strays
+    try:
+        await runner(tmp_path).end_strays({"ours", "gone"})
+        assert await ours.wait() == -signal.SIGKILL
+        async with asyncio.timeout(2):
+            while alive(our_child):
+                await asyncio.sleep(0.001)
+        assert theirs.returncode is None
+        assert alive(their_child)
+    finally:
+        os.killpg(theirs.pid, signal.SIGKILL)
+        await theirs.wait()

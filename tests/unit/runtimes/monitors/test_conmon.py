@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from ropewalk.errors import RopewalkError
+from ropewalk.errors import Invalid, RopewalkError
 from ropewalk.linux import cgroup
 from ropewalk.runtimes.handler import Exit
 from ropewalk.runtimes.monitors import conmon, monitor
@@ -51,6 +51,14 @@ def test_an_answer_is_a_pid_or_the_runtimes_words() -> None:
     assert conmon.parse_answer(b'{"data": 8682}\n', b"", ID) == 8682
     with pytest.raises(monitor.RuntimeFailed, match="no such file"):
         conmon.parse_answer(b'{"data": -1, "message": "no such file\\n"}\n', b"", ID)
+
+
+async def test_a_colon_in_a_log_path_is_refused() -> None:
+    """conmon separates driver and path by it."""
+    fake: Any = type("Cgroups", (), {"controllers": lambda self: frozenset()})()
+    watcher = conmon.Conmon("conmon", exits="/e", sockets="/s", cgroups=fake)
+    with pytest.raises(Invalid, match="colon"):
+        await watcher.create(replace(LAUNCH, log_path="/a:b"))
 
 
 @pytest.mark.parametrize(

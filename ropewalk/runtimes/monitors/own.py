@@ -1,0 +1,175 @@
+"""ropewalk-monitor (csrc/monitor.c) as the monitor; its essay has the protocol.
+
+It has one descriptor of ours, a SEQPACKET socket: it waits there for a packet, so that it is in its cgroup before it
+starts anything, and answers one. Where we are killed, or cancelled, before that answer, the monitor undoes by itself
+what it began.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+
+from ropewalk import ids, steps
+from ropewalk.errors import Kind, RopewalkError, WrongState
+from ropewalk.linux import inotify, process, spawn
+from ropewalk.runtimes.handler import Task
+from ropewalk.runtimes.monitors import logfile, monitor
+
+NAME = "ropewalk-monitor"
+SHIPPED = os.path.join(os.path.dirname(os.path.abspath(__file__)), NAME)
+DAEMON_FD = 3
+ANSWER = 32768  # bytes of a packet: the runtime's words are the most of it
+START = "3 0 0\n"
+STARTED = "started"  # the file in the bundle that has the exit code of `start`
+START_SECONDS = 60.0
+
+
+class OwnMonitor(monitor.Monitor):
+    """`path` may be elsewhere than beside this file: for packagers, and to try another build."""
+
+    async def create(self, launch: monitor.Launch) -> Task:
+        complaints = os.memfd_create("monitor-stderr")
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        try:
+            with theirs:
+                started = self._start(launch, complaints, theirs)
+            steps.checkpoint("monitor:spawned")
+            monitor_start = process.start_time(started.pid) or 0
+            self.place(launch.cgroup, started.pid)
+            steps.checkpoint("monitor:placed")
+            with contextlib.suppress(BrokenPipeError):  # it has ended already: the answer tells
+                ours.send(b"go")
+            steps.checkpoint("monitor:going")
+            packet = await _receive(ours, launch.id)
+            pid = parse_answer(packet, os.pread(complaints, 4096, 0), launch.id)
+        finally:
+            ours.close()
+            os.close(complaints)
+        return Task(
+            pid=pid, pid_start=process.start_time(pid) or 0, monitor_pid=started.pid, monitor_start=monitor_start
+        )
+
+    def _start(self, launch: monitor.Launch, complaints: int, theirs: socket.socket) -> spawn.Process:
+        exit_file = os.path.join(self.exits, launch.id)
+        try:
+            return spawn.spawn(
+                arguments(self.path, exit_file, launch),
+                stderr=complaints,
+                pass_fds={DAEMON_FD: theirs.fileno()},
+                cwd=launch.bundle,
+            )
+        except FileNotFoundError as error:
+            raise RopewalkError(
+                f"container {ids.short(launch.id)}: {error}",
+                hint="build it with ./dev setup or 'pip install', or set monitor = \"conmon\"",
+                kind=Kind.UNAVAILABLE,
+            ) from error
+
+    async def start(self, bundle: str, task: Task) -> None:
+        """The file is there once `start` has ended; one that went well is not run again."""
+        path = os.path.join(bundle, STARTED)
+        if _read_code(path) == 0:
+            return
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)  # of an attempt that failed
+        with inotify.Watch(bundle, inotify.IN_MOVED_TO) as watch:
+            logfile.tell(os.path.join(bundle, "ctl"), START)
+            try:
+                async with asyncio.timeout(START_SECONDS):
+                    await _appeared(watch, path, task)
+            except TimeoutError:
+                text = (
+                    f"container {ids.short(os.path.basename(bundle))}: `start` did not end within {START_SECONDS:g} s"
+                )
+                raise RopewalkError(text, kind=Kind.TIMEOUT) from None
+        if _read_code(path) != 0:
+            raise monitor.RuntimeFailed("")
+
+
+def arguments(path: str, exit_file: str, launch: monitor.Launch) -> list[str]:
+    """Its command line."""
+    create = [*launch.runtime, "create", "--bundle", launch.bundle]
+    create += ["--pid-file", os.path.join(launch.bundle, "pid")]
+    argv = [path, "run", "-x", exit_file]
+    if launch.log_path:
+        argv += ["-l", launch.log_path]
+    if launch.tty:
+        argv.append("-t")
+        create += ["--console-socket", "console"]  # below the monitor's directory: the whole path may be too long
+    if launch.stdin:
+        argv.append("-i")
+        if launch.stdin_once:
+            argv.append("-o")
+    undo = [*launch.runtime, "delete", "--force", launch.id]
+    argv += ["create", str(len(create) + 1), *create, launch.id, "undo", str(len(undo)), *undo]
+    if launch.start_argv:
+        argv += ["start", str(len(launch.start_argv)), *launch.start_argv]
+        argv += ["wait", str(len(launch.wait_argv)), *launch.wait_argv]
+    return argv
+
+
+def parse_answer(packet: bytes, complaints: bytes, id: str) -> int:
+    """The container's pid. RuntimeFailed with the runtime's message, or the monitor's own: a full disk, mostly."""
+    text = packet[1:].decode(errors="replace").strip()
+    if packet.startswith(b"+"):
+        return int(text)
+    if packet.startswith(b"-"):
+        raise monitor.RuntimeFailed(text)
+    if packet.startswith(b"!"):
+        raise monitor.RuntimeFailed(f"{NAME}: {text}")
+    said = complaints.decode(errors="replace").strip() or "without a word"
+    raise RopewalkError(f"container {ids.short(id)}: {NAME} ended: {said}")
+
+
+async def _receive(ours: socket.socket, id: str) -> bytes:
+    """Its packet, or b"" at its end."""
+    try:
+        async with asyncio.timeout(monitor.CREATE_SECONDS):
+            return await asyncio.get_running_loop().sock_recv(ours, ANSWER)
+    except ConnectionResetError:
+        return b""
+    except TimeoutError:
+        raise RopewalkError(
+            f"container {ids.short(id)}: the runtime did not create it within {monitor.CREATE_SECONDS:g} s",
+            kind=Kind.TIMEOUT,
+        ) from None
+
+
+def _read_code(path: str) -> int | None:
+    try:
+        with open(path, encoding="ascii") as file:
+            return int(file.read())
+    except FileNotFoundError:
+        return None
+
+
+async def _appeared(watch: inotify.Watch, path: str, task: Task) -> None:
+    """Until the file is there. WrongState if the monitor ends before."""
+    pidfd = process.open_pidfd(task.monitor_pid, task.monitor_start)
+    if pidfd is None:
+        raise WrongState("its monitor is gone")
+    try:
+        dying = asyncio.ensure_future(process.wait_pidfd(pidfd))
+        coming = asyncio.ensure_future(_renamed(watch, path))
+        try:
+            await asyncio.wait([dying, coming], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            dying.cancel()
+            coming.cancel()
+            await asyncio.gather(dying, coming, return_exceptions=True)
+    finally:
+        os.close(pidfd)
+    if not os.path.exists(path):
+        raise WrongState("its monitor ended before it was started")
+
+
+async def _renamed(watch: inotify.Watch, path: str) -> None:
+    if os.path.exists(path):
+        return
+    async for name, _ in watch:
+        if name == os.path.basename(path):
+            return
