@@ -56,7 +56,8 @@ class Lab:
         self.run(f"{image.USER}/bin/pip", "-q", "install", *offline, f"/root/{wheel.name}", timeout=600)
         self.run("ln", "-sf", f"{image.USER}/bin/ropewalk", "/usr/bin/ropewalk")
         self.run("systemctl", "daemon-reload")
-        self.run("systemctl", "enable", "--now", "lab-registry", "ropewalk", timeout=READY)
+        enabled = self.run("systemctl", "enable", "--now", "lab-registry", "ropewalk", timeout=READY, check=False)
+        assert enabled.code == 0, self.journal(40)
 
     def serve_images(self) -> None:
         """A registry in the guest, as mirror of the public ones."""
