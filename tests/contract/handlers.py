@@ -6,11 +6,14 @@ machine is skipped with what its probe said.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from typing import NamedTuple
 
+import msgspec
 import pytest
 
+from ropewalk.linux import spawn
 from ropewalk.runtimes import health, registry
 from ropewalk.runtimes.handler import Capabilities, Handler, Probe
 from ropewalk.runtimes.handlers import crun
@@ -20,10 +23,16 @@ Maker = Callable[[Place], Handler]
 
 
 def built_in(name: str) -> Maker:
+    """A program that the daemon would not find may be in the developer's PATH."""
+
     def make(place: Place) -> Handler:
         found = registry.find(name)
         assert found is not None
-        return found.Handler(found.Config(), place.node, name=name)
+        config = found.Config()
+        program: str = getattr(config, "path", "")
+        if program and shutil.which(program, path=spawn.PATH) is None and (own := shutil.which(program)):
+            config = msgspec.convert({"path": own}, found.Config)
+        return found.Handler(config, place.node, name=name)
 
     return make
 

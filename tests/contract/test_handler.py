@@ -34,10 +34,12 @@ async def test_the_probe_really_runs_something(handler: Handler) -> None:
 
 async def test_a_created_container_waits_until_it_is_started(handler: Handler, place: Place) -> None:
     box = await create(handler, place.plan("echo", "started"))
-    assert (await handler.observe(box.id, box.task)).alive
+    seen = await handler.observe(box.id, box.task)
+    assert (seen.alive, seen.started) == (True, False)
     assert box.log() == []
     await box.start()
     assert (await box.wait()).code == 0
+    assert (await handler.observe(box.id, box.task)).started
     assert box.log() == [("stdout", "F", "started")]
     await box.delete()
 

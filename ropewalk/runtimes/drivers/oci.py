@@ -218,9 +218,9 @@ class Driver(handler.Handler):
         await self._end_starters(id, task)
         alive = process.is_alive(task.pid, task.pid_start) or process.is_alive(task.monitor_pid, task.monitor_start)
         exit = self.monitor.exit(id)
-        return Observation(alive=alive and exit is None, exit=exit, started=self._is_started(id))
+        return Observation(alive=alive and exit is None, exit=exit, started=self.is_started(id))
 
-    def _is_started(self, id: str) -> bool:
+    def is_started(self, id: str) -> bool:
         """crun, as runc, waits for `start` on a fifo beside its state, and removes it then."""
         return os.path.isdir(os.path.join(self.root, id)) and not os.path.lexists(self._fifo(id))
 
