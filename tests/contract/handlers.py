@@ -51,6 +51,12 @@ class Known(NamedTuple):
 KNOWN: dict[str, Known] = {}  # each is probed once per process
 
 
+def needs(handler: Handler, capability: str) -> None:
+    """Skip a test of what this handler says that it does not do; that it refuses is a test of its own."""
+    if not getattr(handler.capabilities, capability):
+        pytest.skip(f"{handler.name} has no {capability}")
+
+
 async def ready(name: str, place: Place) -> Handler:
     """The handler, knowing what its probe found; skips the test if it does not work here."""
     handler = HANDLERS[name](place)

@@ -106,6 +106,7 @@ async def test_several_may_wait(handler: Handler, place: Place) -> None:
 
 
 async def test_memory_exhaustion_is_reported(handler: Handler, place: Place) -> None:
+    handlers.needs(handler, "container_limits")
     linux = {"resources": {"memory": {"limit": 16 << 20, "swap": 16 << 20}}}
     box = await run(handler, place.plan("sh", "-c", "tail /dev/zero; exit $?", linux=linux))
     exit = await box.wait()
@@ -300,6 +301,7 @@ async def test_a_terminal_is_one(handler: Handler, place: Place) -> None:
 
 
 async def test_limits_change_while_it_runs(handler: Handler, place: Place) -> None:
+    handlers.needs(handler, "update")
     linux = {"resources": {"memory": {"limit": 64 << 20}}}
     box = await run(handler, place.plan("sleep", "100", linux=linux))
     await handler.update(box.id, box.task, LinuxContainerResources(memory_limit_in_bytes=32 << 20, cpu_shares=512))
