@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -16,8 +17,9 @@ import pytest
 from ropewalk.linux import spawn
 from ropewalk.runtimes import health, registry
 from ropewalk.runtimes.handler import Capabilities, Handler, Probe
-from ropewalk.runtimes.handlers import crun
+from ropewalk.runtimes.handlers import crun, shim
 from tests.fakes.boxes import Place
+from tools import shims
 
 Maker = Callable[[Place], Handler]
 
@@ -37,9 +39,15 @@ def built_in(name: str) -> Maker:
     return make
 
 
+def by_shim(program: Path) -> Maker:
+    return lambda place: shim.Handler(shim.Config(path=str(program)), place.node)
+
+
+SHIMS = {"shim": shims.find(), "newer-shim": shims.newer()}
 HANDLERS: dict[str, Maker] = {
     **{name: built_in(name) for name in registry.built_in()},
     "crun-conmon": lambda place: crun.Handler(crun.Config(monitor="conmon"), place.node),
+    **{name: by_shim(program) for name, program in SHIMS.items() if program is not None},
 }
 
 

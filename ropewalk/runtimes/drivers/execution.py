@@ -178,22 +178,28 @@ async def end(cgroups: cgroup.Cgroups, path: str, child: spawn.Process, mark: in
     """Kill all in the container that carries the mark. The runtime then reaps what it started and ends: killed before,
     it would leave zombies to the node's init, and a container cannot end before each is reaped. It is killed only if
     it stays, and then it may have started something meanwhile. RopewalkError if some do not die."""
-    left: list[int] = []
-
-    async def kill_marked() -> None:
-        nonlocal left
-        while left := [pid for pid in cgroups.processes(path) if carries(pid, mark)]:
-            await asyncio.gather(*(_kill(pid, mark) for pid in left))
-
+    await kill_marked(cgroups, path, mark)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(REAP_SECONDS):
+            await child.wait()
+    child.kill()
     try:
         async with asyncio.timeout(KILL_SECONDS):
-            await kill_marked()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(REAP_SECONDS):
-                    await child.wait()
-            child.kill()
             await child.wait()
-            await kill_marked()
+    except TimeoutError:
+        raise RopewalkError(
+            f"the runtime of a timed-out command does not die: {child.pid}", kind=Kind.TIMEOUT
+        ) from None
+    await kill_marked(cgroups, path, mark)
+
+
+async def kill_marked(cgroups: cgroup.Cgroups, path: str, mark: int) -> None:
+    """Until nothing in the cgroup carries the mark. RopewalkError if some do not die."""
+    left: list[int] = []
+    try:
+        async with asyncio.timeout(KILL_SECONDS):
+            while left := [pid for pid in cgroups.processes(path) if carries(pid, mark)]:
+                await asyncio.gather(*(_kill(pid, mark) for pid in left))
     except TimeoutError:
         raise RopewalkError(f"processes {left} of a timed-out command do not die", kind=Kind.TIMEOUT) from None
 
