@@ -125,10 +125,13 @@ def parse_log(content: bytes) -> str:
         try:
             line = msgspec.json.decode(text, type=Line)
         except msgspec.DecodeError:
+            line = Line()
+        said = line.msg or ": ".join(part for part in (line.message, line.err) if part)
+        if not said:
             plain = plain or text.decode(errors="replace").strip()
             continue
         if line.level.lower() in ("error", "fatal"):
-            last = line.msg or ": ".join(part for part in (line.message, line.err) if part)
+            last = said
     return (last or plain).strip().split("\n", 1)[0]
 
 
