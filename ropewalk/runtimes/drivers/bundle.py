@@ -26,10 +26,11 @@ from ropewalk.storage import snapshotter
 
 
 class Record(Struct, frozen=True):
-    """plan.json: what undo, update and log rotation need beside the id. `runtime`: whose container it is. `pod_ooms`:
-    OOM kills in the pod before it was made."""
+    """plan.json: what undo, update and log rotation need beside the id. `runtime`: whose container it is; `pod`:
+    which one it is in, "" for a pod's own; `pod_ooms`: OOM kills in the pod before it was made."""
 
     runtime: str = ""
+    pod: str = ""
     cgroup: str = ""
     log_path: str = ""
     pod_ooms: int = 0
