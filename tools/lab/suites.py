@@ -10,12 +10,19 @@ from pathlib import Path
 
 from tools.lab import image, machine
 
+HANDLERS = "(crun or runc) and not conmon"
 KILLS = "test_update or test_remove or (test_create and (network or shared))"
 SLOWER = 10  # than this machine: how much longer a test may take
 LIMIT = 900.0  # seconds for one suite
 SUITES = {
     # Every handler, by the systemd driver; the cgroups and user namespaces of this kernel.
-    "contract": ("tests/contract/test_handler.py", "tests/contract/test_handler_exec.py", "--dist=load"),
+    "contract": (
+        "tests/contract/test_handler.py",
+        "tests/contract/test_handler_exec.py",
+        "-k",
+        HANDLERS,
+        "--dist=load",
+    ),
     "kernel": ("tests/node/linux/test_cgroup.py", "tests/node/linux/test_userns.py", "--dist=load"),
     # The daemon killed at each step of making and removing a scope.
     "kill": ("tests/node/kill/test_walk_containers.py", "-k", KILLS, "--dist=load"),
