@@ -1,0 +1,210 @@
+"""kill -9 of the daemon at each step of a gVisor pod's life; then of Sentry, gofer, monitor and runsc at any time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+
+import pytest
+
+from ropewalk.client import cri, values
+from ropewalk.errors import RopewalkError
+from ropewalk.linux import process
+from ropewalk.pods import sandboxes
+from ropewalk.spec import pod
+from tests.node.kill import killable, points
+from tools import workload
+
+NODE_CLASS = killable.Node
+NODE_CONFIG = "ready = 0\n"  # [network]: no namespaces in reserve
+SENTRY = ["bundle:made", "sentry:written", "sentry:created", "sentry:started"]
+RUN = points.done(sandboxes.RUN, {"sandbox": SENTRY})
+EXITED = values.ContainerState.EXITED
+KILLS = 25  # at random
+
+
+def pod_spec(node: killable.Node) -> pod.PodSpec:
+    return workload.pod_spec(logs=node.logs, runtime_handler="runsc")
+
+
+@pytest.fixture(autouse=True)
+async def probed(node: killable.Node) -> None:
+    async with node.client() as client, asyncio.timeout(30):
+        while "runsc" not in {found.name for found in (await client.status()).runtime_handlers}:
+            await asyncio.sleep(0.1)
+
+
+async def test_the_walk_has_every_point(node: killable.Node) -> None:
+    async with node.client() as client:
+        node.passed()
+        sandbox = await workload.run_pod(client, pod_spec(node))
+        assert node.passed() == RUN
+        id = await sandbox.create("main", "sleep", "600")
+        assert node.passed() == points.CREATE
+        await client.start(id)
+        assert node.passed() == points.START
+        await sandbox.remove()
+        assert node.passed() == points.STOP + points.REMOVE
+
+
+@pytest.mark.parametrize("point", RUN)
+async def test_run(node: killable.Node, point: str) -> None:
+    before, spec = node.has(), pod_spec(node)
+    async with node.client() as client:
+        await node.killed_at(point, workload.run_pod(client, spec))
+    async with node.client() as client:
+        assert await client.pods() == []
+        node.settles(before)
+        await killable.one_life(client, spec)
+    node.settles(before)
+
+
+@pytest.mark.parametrize("point", points.CREATE)
+async def test_create(node: killable.Node, point: str) -> None:
+    before = node.has()
+    async with node.client() as client:
+        sandbox = await workload.run_pod(client, pod_spec(node))
+        with_pod = node.has()
+        spec = workload.container_spec("main", "sh", "-c", "echo once; exit 3", of=sandbox.spec)
+        await node.killed_at(point, client.create(sandbox.id, spec, sandbox.spec))
+    async with node.client() as client:
+        assert await client.containers() == []
+        node.settles(with_pod, pod=sandbox.id)
+        sandbox = workload.Pod(client, sandbox.id, sandbox.spec)
+        id = await sandbox.start("main", "sh", "-c", "echo once; exit 3")
+        assert (await sandbox.exited(id)).exit_code == 3
+        assert sandbox.output() == "once\n"
+        await sandbox.remove()
+    node.settles(before)
+
+
+@pytest.mark.parametrize("point", points.START)
+async def test_start(node: killable.Node, point: str) -> None:
+    """Either it was started, or it can be: once."""
+    before = node.has()
+    async with node.client() as client:
+        sandbox = await workload.run_pod(client, pod_spec(node))
+        id = await sandbox.create("main", "sh", "-c", "echo once; sleep 1; exit 3")
+        await node.killed_at(point, client.start(id))
+    async with node.client() as client:
+        sandbox = workload.Pod(client, sandbox.id, sandbox.spec)
+        if (await client.container_status(id)).state is values.ContainerState.CREATED:
+            await client.start(id)
+        assert (await sandbox.exited(id)).exit_code == 3
+        assert sandbox.output() == "once\n"
+        await sandbox.remove()
+    node.settles(before)
+
+
+@pytest.mark.parametrize("point", points.STOP + points.REMOVE)
+async def test_remove(node: killable.Node, point: str) -> None:
+    before = node.has()
+    async with node.client() as client:
+        sandbox = await killable.running(client, pod_spec(node))
+        await node.killed_at(point, client.remove_pod(sandbox.id))
+    async with node.client() as client:
+        await client.remove_pod(sandbox.id)
+        assert await client.pods() == []
+        assert await client.containers() == []
+    node.settles(before)
+
+
+# Others than the daemon
+
+
+def processes(node: killable.Node, *names: bytes) -> list[int]:
+    """Of this node, whose program's name ends so."""
+    state = os.fsencode(node.state)
+    lines = {pid: process.command_line(pid) for pid in process.pids()}
+    return [
+        pid
+        for pid, argv in lines.items()
+        if argv and argv[0].endswith(names) and any(state in argument for argument in argv)
+    ]
+
+
+async def test_a_killed_sentry_ends_its_containers(node: killable.Node) -> None:
+    before = node.has()
+    async with node.client() as client:
+        sandbox = await killable.running(client, pod_spec(node))
+        other = await sandbox.start("other", "sleep", "600")
+        [sentry] = processes(node, b"runsc-sandbox")
+        os.kill(sentry, signal.SIGKILL)
+        for id in (sandbox.containers["main"], other):
+            assert (await sandbox.exited(id)).exit_code == 137
+        async with asyncio.timeout(10):
+            while (await client.pod_status(sandbox.id)).state is values.PodSandboxState.READY:
+                await asyncio.sleep(0.02)
+        await sandbox.remove()
+    node.settles(before)
+
+
+async def test_a_killed_gofer_ends_its_container(node: killable.Node) -> None:
+    """Without its files it cannot go on; the pod does."""
+    before = node.has()
+    async with node.client() as client:
+        sandbox = await workload.run_pod(client, pod_spec(node))
+        pods_own = processes(node, b"runsc-gofer")
+        id = await sandbox.start("main", "sh", "-c", "while :; do /bin/sleep 0.05; done")
+        [gofer] = [pid for pid in processes(node, b"runsc-gofer") if pid not in pods_own]
+        os.kill(gofer, signal.SIGKILL)
+        await sandbox.exited(id)
+        again = await sandbox.start("again", "sh", "-c", "exit 4")
+        assert (await sandbox.exited(again)).exit_code == 4
+        await sandbox.remove()
+    node.settles(before)
+
+
+@pytest.mark.parametrize("restart", [False, True])
+async def test_a_killed_monitor_loses_no_exit_code(node: killable.Node, *, restart: bool) -> None:
+    """runsc knows it as long as the Sentry lives."""
+    before = node.has()
+    async with node.client() as client:
+        sandbox = await workload.run_pod(client, pod_spec(node))
+        id = await sandbox.start("main", "sh", "-c", "sleep 1.5; exit 6")
+        [monitor] = processes(node, b"ropewalk-monitor")
+        os.kill(monitor, signal.SIGKILL)
+    if restart:
+        await node.restart()
+    async with node.client() as client:
+        sandbox = workload.Pod(client, sandbox.id, sandbox.spec)
+        assert (await sandbox.exited(id)).exit_code == 6
+        await sandbox.remove()
+    node.settles(before)
+
+
+async def test_kills_at_random(node: killable.Node) -> None:
+    """Of whatever serves the pod: each container's end is told, and nothing is left."""
+    chance = random.Random(int(os.environ.get("KILL_SEED", "5")))
+    before = node.has()
+    for _ in range(KILLS):
+        async with node.client() as client:
+            living = asyncio.ensure_future(life(client, node, chance))
+            await asyncio.sleep(chance.uniform(0, 0.5))
+            victims = processes(node, b"runsc-sandbox", b"runsc-gofer", b"ropewalk-monitor", b"/runsc")
+            if victims:
+                victim = chance.choice(victims)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(victim, signal.SIGKILL)
+            async with asyncio.timeout(60):
+                await living
+    node.settles(before)
+
+
+async def life(client: cri.Client, node: killable.Node, chance: random.Random) -> None:
+    """Whatever fails on the way, its end is told and it can be removed."""
+    try:
+        sandbox = await workload.run_pod(client, pod_spec(node))
+    except RopewalkError:
+        for found in await client.pods():
+            await client.remove_pod(found.id)
+        return
+    with contextlib.suppress(RopewalkError):
+        id = await sandbox.start("main", "sh", "-c", f"sleep {chance.choice(['0', '0.2', '600'])}")
+        await asyncio.sleep(chance.uniform(0, 0.3))
+        await client.stop(id, 0)
+        assert (await sandbox.exited(id)).state is EXITED
+    await sandbox.remove()
