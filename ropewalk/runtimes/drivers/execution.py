@@ -75,7 +75,7 @@ async def run(
                     code = await child.wait()
                     code = code if code >= 0 else 128 - code
         except (TimeoutError, asyncio.CancelledError) as error:
-            await asyncio.shield(asyncio.ensure_future(end(cgroups, path, child, mark)))
+            await asyncio.shield(asyncio.ensure_future(end(cgroups, path, child, mark=mark)))
             if isinstance(error, asyncio.CancelledError):
                 raise
             text = f"container {ids.short(id)}: command {description['args'][0]!r} did not end within {timeout:g} s"
@@ -175,7 +175,7 @@ def carries(pid: int, mark: int) -> bool:
         return False
 
 
-async def end(cgroups: cgroup.Cgroups, path: str, child: spawn.Process, mark: int) -> None:
+async def end(cgroups: cgroup.Cgroups, path: str, child: spawn.Process, *, mark: int) -> None:
     """Kill all in the container that carries the mark. The runtime then reaps what it started and ends: killed before,
     it would leave zombies to the node's init, and a container cannot end before each is reaped. It is killed only if
     it stays, and then it may have started something meanwhile. RopewalkError if some do not die."""

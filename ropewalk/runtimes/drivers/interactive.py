@@ -1,8 +1,8 @@
 """A command inside a container whose streams are in the caller's hands: pipes, or a terminal.
 
 The runtime is told to detach: it gives the streams to the command, or its terminal's other end to a socket of ours
-(--console-socket, SCM_RIGHTS), and ends; the command is ours then (linux/orphans.py). It carries a mark, as those of
-execution.py do, so that `close` ends all that it started. With a killed daemon its pipes end, or its terminal hangs up.
+(--console-socket, SCM_RIGHTS), and ends; the command is ours then (linux/orphans.py). `close` ends it with all that it
+started, in the driver's way. With a killed daemon its pipes end, or its terminal hangs up.
 
 What is written is taken when somebody reads: a slow reader holds up the command, and nothing else.
 """
@@ -17,12 +17,12 @@ import os
 import socket
 import struct
 import termios
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 from ropewalk import ids
 from ropewalk.errors import Kind, RopewalkError
-from ropewalk.linux import cgroup, spawn
+from ropewalk.linux import spawn
 from ropewalk.runtimes import streams
 from ropewalk.runtimes.drivers import command, execution
 from ropewalk.runtimes.oci import build
@@ -33,12 +33,12 @@ SIZE = 65536  # one read
 
 
 class Interactive(streams.Streams):
-    """Made by `start`. `stdin` and `outputs` (descriptor to stream) are non-blocking; a terminal is all of them."""
+    """Made by `start`. `stdin` and `outputs` (descriptor to stream) are non-blocking; a terminal is all of them. `end`:
+    what `close` calls for a command that has not ended."""
 
     def __init__(self, stdin: int, outputs: dict[int, int], *, tty: bool) -> None:
         self.child: spawn.Process | None = None
-        self.mark = 0
-        self.place: tuple[cgroup.Cgroups, str] | None = None
+        self.end: Callable[[spawn.Process], Awaitable[None]] | None = None
         self._stdin = stdin
         self._open = dict(outputs)
         self._fds = {stdin, *outputs}
@@ -109,14 +109,16 @@ class Interactive(streams.Streams):
         return code if code >= 0 else 128 - code
 
     async def close(self) -> None:
-        for fd in self._fds:
-            os.close(fd)
-        self._fds.clear()
-        self._open.clear()
-        self._stdin = -1
-        if self.child is not None and self.child.code is None and self.place is not None:
-            cgroups, path = self.place
-            await execution.end(cgroups, path, self.child, self.mark)
+        """The command's end comes first: a terminal that hangs up would leave what it started without its parent."""
+        try:
+            if self.child is not None and self.child.code is None and self.end is not None:
+                await self.end(self.child)
+        finally:
+            for fd in self._fds:
+                os.close(fd)
+            self._fds.clear()
+            self._open.clear()
+            self._stdin = -1
 
 
 def _read(fd: int) -> bytes | None:
@@ -133,24 +135,22 @@ def _read(fd: int) -> bytes | None:
 
 async def start(
     runtime: command.Command,
-    cgroups: cgroup.Cgroups,
     id: str,
-    path: str,
     description: dict[str, Any],
     *,
     pid_file: str,
     console: str,
+    options: Sequence[str] = (),
 ) -> Interactive:
-    """`description`: the OCI process object, whose `terminal` says whether it gets one; `path`: the container's cgroup;
-    `pid_file` and `console`: paths that this call makes and removes. See Handler.exec_stream."""
-    mark = execution.new_mark()
-    marked = execution.marked(description, mark)
+    """`description`: the OCI process object, whose `terminal` says whether it gets one; `pid_file` and `console`: paths
+    that this call makes and removes; `options`: more of the verb's. See Handler.exec_stream."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(spawn.expecting_orphan())
         stack.callback(execution.forget, pid_file)
         if description.get("terminal"):
             listener = stack.enter_context(_listen(console))
-            child = await _run(runtime, id, marked, pid_file, (None, None, None), "--console-socket", console)
+            flags = (*options, "--console-socket", console)
+            child = await _run(runtime, id, description, pid_file, (None, None, None), *flags)
             master = _receive(listener, id)
             made = Interactive(master, {master: STDOUT}, tty=True)
         else:
@@ -158,7 +158,7 @@ async def start(
             made = Interactive(ours_in, {out: STDOUT, err: STDERR}, tty=False)
             theirs = (theirs_in, theirs_out, theirs_err)
             try:
-                child = await _run(runtime, id, marked, pid_file, theirs)
+                child = await _run(runtime, id, description, pid_file, theirs, *options)
             except BaseException:
                 await made.close()
                 raise
@@ -167,7 +167,7 @@ async def start(
                     os.close(fd)
         for fd in made._fds:
             os.set_blocking(fd, False)
-        made.child, made.mark, made.place = child, mark, (cgroups, path)
+        made.child = child
     return made
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import logging
 import os
 import secrets
@@ -267,15 +268,16 @@ class Driver(handler.Handler):
     async def exec_stream(self, id: str, task: Task, process: dict[str, Any], *, tty: bool) -> streams.Streams:
         own = self._bundle(id)
         name = f"exec-{secrets.token_hex(4)}"
-        return await interactive.start(
+        mark = execution.new_mark()
+        made = await interactive.start(
             self.command,
-            self.cgroups,
             id,
-            own.read_record().cgroup,
-            {**process, "terminal": tty},
+            execution.marked({**process, "terminal": tty}, mark),
             pid_file=own.path(f"{name}.pid"),
             console=os.path.join(self.sockets, name),
         )
+        made.end = functools.partial(execution.end, self.cgroups, own.read_record().cgroup, mark=mark)
+        return made
 
     async def attach(self, id: str, task: Task) -> streams.Streams:
         own = self._bundle(id)

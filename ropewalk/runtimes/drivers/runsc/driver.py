@@ -16,6 +16,7 @@ import contextlib
 import glob
 import logging
 import os
+import secrets
 import signal
 import socket
 import time
@@ -28,6 +29,7 @@ from msgspec import Struct, structs
 from ropewalk import ids, steps
 from ropewalk.errors import RopewalkError, Unsupported, WrongState
 from ropewalk.linux import cgroup, mount, process
+from ropewalk.runtimes import streams
 from ropewalk.runtimes.drivers import bundle, command, init, oci
 from ropewalk.runtimes.drivers.runsc import forward, inside, sentry
 from ropewalk.runtimes.drivers.runsc import spec as specs
@@ -249,6 +251,18 @@ class Driver(oci.Driver):
 
     async def exec(self, id: str, task: Task, process: dict[str, Any], *, timeout: float, limit: int) -> ExecResult:
         return await inside.run(self.command, id, process, timeout=timeout, limit=limit)
+
+    async def exec_stream(self, id: str, task: Task, process: dict[str, Any], *, tty: bool) -> streams.Streams:
+        own = self._bundle(id)
+        name = f"exec-{secrets.token_hex(4)}"
+        return await inside.start(
+            self.command,
+            id,
+            {**process, "terminal": tty},
+            pid_file=own.path(f"{name}.pid"),
+            inner_file=own.path(f"{name}.inner"),
+            console=os.path.join(self.sockets, name),
+        )
 
     async def stats(self, id: str, task: Task) -> cgroup.CgroupStats | None:
         """The Sentry's own accounts. CPU time is the container's part of what the pod's cgroup counted, as in `runsc

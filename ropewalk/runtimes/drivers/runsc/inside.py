@@ -1,4 +1,4 @@
-"""Running a command inside a Sentry and collecting its output (ExecSync).
+"""Running a command inside a Sentry: collecting its output (ExecSync), or with its streams in the caller's hands.
 
 `runsc exec` stays until the command exits, and gives its own streams to the Sentry, so nothing waits for the end of the
 pipes. The processes are the Sentry's: what must be ended is found in `runsc ps`, by descent from the command, whose pid
@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 from typing import Any
 
 from ropewalk import ids
 from ropewalk.errors import Kind, RopewalkError
 from ropewalk.linux import spawn
-from ropewalk.runtimes.drivers import command, execution
+from ropewalk.runtimes.drivers import command, execution, interactive
 from ropewalk.runtimes.drivers.runsc import sentry
 from ropewalk.runtimes.handler import ExecResult
 
@@ -38,7 +39,8 @@ async def run(
             async with asyncio.timeout(timeout or None):
                 code = await child.wait()
         except (TimeoutError, asyncio.CancelledError) as error:
-            await asyncio.shield(asyncio.ensure_future(_end(runtime, id, inner, child)))
+            root = int(os.pread(inner, 32, 0) or b"0")
+            await asyncio.shield(asyncio.ensure_future(end(runtime, id, root, child)))
             if isinstance(error, asyncio.CancelledError):
                 raise
             text = f"container {ids.short(id)}: command {description['args'][0]!r} did not end within {timeout:g} s"
@@ -51,12 +53,31 @@ async def run(
     return ExecResult(code=code, stdout=stdout, stderr=stderr[: limit - len(stdout)])
 
 
-async def _end(runtime: command.Command, id: str, inner: int, child: spawn.Process) -> None:
-    """Kill the command with all that descends from it; then runsc, which has nothing to wait for any more."""
+async def start(
+    runtime: command.Command, id: str, description: dict[str, Any], *, pid_file: str, inner_file: str, console: str
+) -> interactive.Interactive:
+    """See interactive.start and Handler.exec_stream. `inner_file`: one more path that this call makes and removes."""
+    options = ("--internal-pid-file", inner_file)
+    try:
+        made = await interactive.start(runtime, id, description, pid_file=pid_file, console=console, options=options)
+        made.end = functools.partial(end, runtime, id, _read_pid(inner_file))
+        return made
+    finally:
+        execution.forget(inner_file)
+
+
+def _read_pid(path: str) -> int:
+    with open(path, encoding="ascii") as file:
+        return int(file.read())
+
+
+async def end(runtime: command.Command, id: str, root: int, child: spawn.Process) -> None:
+    """Kill the command, the Sentry's `root`, with all that descends from it; then runsc, which has nothing to wait for
+    any more. 0: it was never started."""
     try:
         with contextlib.suppress(TimeoutError, RopewalkError):  # the container may have ended meanwhile
             async with asyncio.timeout(END_SECONDS):
-                await kill_tree(runtime, id, int(os.pread(inner, 32, 0) or b"0"))
+                await kill_tree(runtime, id, root)
                 await child.wait()
     finally:
         child.kill()
@@ -64,7 +85,6 @@ async def _end(runtime: command.Command, id: str, inner: int, child: spawn.Proce
 
 
 async def kill_tree(runtime: command.Command, id: str, root: int) -> None:
-    """`root`: a pid of the Sentry's; 0 if the command was never started."""
     stopped: list[int] = []
     for _ in range(ROUNDS):
         table = await runtime.ask(id, "ps", id, timeout=VERB_SECONDS)
@@ -73,7 +93,7 @@ async def kill_tree(runtime: command.Command, id: str, root: int) -> None:
             break
         await _send(runtime, id, found, "STOP")
         stopped += found
-    await _send(runtime, id, stopped, "KILL")
+    await _send(runtime, id, stopped[::-1], "KILL")
 
 
 async def _send(runtime: command.Command, id: str, pids: list[int], signal: str) -> None:
