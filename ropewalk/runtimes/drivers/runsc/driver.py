@@ -186,8 +186,11 @@ class Driver(oci.Driver):
 
     async def kill(self, id: str, task: Task, cgroup: str) -> None:
         """One that was never started has no process, and runsc signals none; its monitor is what ends it."""
-        if not process.is_alive(task.pid, task.pid_start) or await self._send(id, "KILL", everything=True):
+        alive = process.is_alive(task.pid, task.pid_start)
+        if alive and await self._send(id, "KILL", everything=True):
             return
+        if own_monitor.was_started(self._bundle(id).directory):
+            return  # it ended with the Sentry
         oci.send(task.monitor_pid, task.monitor_start, signal.SIGTERM)
         await oci.end(task.monitor_pid, task.monitor_start, grace=oci.FLUSH_SECONDS)
         if self.monitor.exit(id) is None:
