@@ -69,7 +69,9 @@ async def test_the_pod_cidr_outlives_the_daemon(net: Net) -> None:
 
 
 @pytest.mark.parametrize("damaged", [b"10.9.", b"\0" * 12, b"\xff"])
-async def test_a_damaged_pod_cidr_keeps_no_node_down(net: Net, damaged: bytes, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_damaged_pod_cidr_keeps_no_node_down(
+    net: Net, damaged: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     net.fake("fake")
     net.write({"type": "fake", "capabilities": {"ipRanges": True}})
     first = await net.start()
