@@ -28,11 +28,13 @@ class Bar(Struct, frozen=True):
 
 BARS = {
     "pod_start_host": Bar(0.35, Of.RATIO),
-    "pod_start_bridge": Bar(0.30, Of.RATIO),
+    "pod_start_bridge": Bar(0.25, Of.RATIO),
     "pod_start_cni": Bar(0.45, Of.RATIO),
-    "exec_sync": Bar(0.5, Of.RATIO),
-    "stop_container": Bar(0.5, Of.RATIO),
-    "workers10": Bar(2.5, Of.RATIO, at_least=True),
+    "cpu_life_cycle": Bar(0.35, Of.RATIO),
+    "cpu_life_cycle_cni": Bar(0.35, Of.RATIO),
+    "exec_sync": Bar(0.4, Of.RATIO),
+    "stop_container": Bar(0.4, Of.RATIO),
+    "workers10": Bar(3.0, Of.RATIO, at_least=True),
     "memory_idle": Bar(60.0),
     "memory_100": Bar(1.2),
     "start_ready": Bar(0.5),
