@@ -138,7 +138,7 @@ class Cni(mode.Mode):
             log.warning("the pod CIDR is not kept for the next start", extra={"cidr": cidr, "error": str(error)})
 
     def _recall_pod_cidr(self) -> None:
-        """What a power cut made of the file must not keep the node down: the kubelet says it again at its next start."""
+        """What a power cut made of the file must not keep the node down: the kubelet says it again when it starts."""
         try:
             self._cidrs = _split(self._cache.read_pod_cidr())
         except (OSError, UnicodeDecodeError, Invalid) as error:
