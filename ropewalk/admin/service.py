@@ -28,7 +28,9 @@ class AdminService:
             yield translated(progress)
 
     async def ListRuntimes(self, request: pb.ListRuntimesRequest) -> pb.ListRuntimesResponse:
-        await self._health.known(FIRST_PROBE)
+        if request.probe:
+            await self._health.refresh(self._handlers)
+        await self._health.known(self._handlers, FIRST_PROBE)
         return pb.ListRuntimesResponse(
             runtimes=[
                 pb.Runtime(

@@ -50,7 +50,8 @@ class Client(endpoint.Endpoint):
         async for reply in self._stream(_ADMIN, "WatchPulls", pb.WatchPullsRequest(image=image)):
             yield pair.read(reply)
 
-    async def runtimes(self) -> list[Runtime]:
-        reply = await self._unary(_ADMIN, "ListRuntimes", pb.ListRuntimesRequest(), 30.0)
+    async def runtimes(self, *, probe: bool = False) -> list[Runtime]:
+        """`probe`: not what is known, but what a probe of each finds now."""
+        reply = await self._unary(_ADMIN, "ListRuntimes", pb.ListRuntimesRequest(probe=probe), 60.0)
         pair = structural.pair(Runtime, pb.Runtime)
         return [pair.read(runtime) for runtime in reply.runtimes]

@@ -9,11 +9,12 @@ import msgspec
 
 from ropewalk.linux.cgroup import Cgroups
 from ropewalk.network.network import Network
+from ropewalk.runtimes.apparmor import AppArmor
 from ropewalk.runtimes.health import Health
 from ropewalk.runtimes.registry import Handlers
 from ropewalk.wire.pb import cri_pb2 as pb
 
-FIRST_PROBE = 2.0  # seconds that Status waits for the first probes after the start
+FIRST_PROBE = 2.0  # seconds that Status waits for the default handler's first probe
 
 
 class NodeStatus:
@@ -26,6 +27,7 @@ class NodeStatus:
         health: Health,
         network: Network,
         cgroups: Cgroups,
+        apparmor: AppArmor,
         *,
         config: Callable[[], dict[str, Any]],
     ) -> None:
@@ -33,10 +35,11 @@ class NodeStatus:
         self._health = health
         self._network = network
         self._cgroups = cgroups
+        self._apparmor = apparmor
         self._config = config
 
     async def response(self, *, verbose: bool) -> pb.StatusResponse:
-        await self._health.known(FIRST_PROBE)
+        await self._health.known([self._handlers.default], FIRST_PROBE)
         return pb.StatusResponse(
             status=pb.RuntimeStatus(conditions=[self.runtime_condition(), self.network_condition()]),
             runtime_handlers=[self._features(name) for name in ("", *self._usable())],
@@ -85,6 +88,10 @@ class NodeStatus:
         )
 
     def _info(self) -> dict[str, str]:
-        documents = {"config": self._config(), "runtimes": self._health.probes()}
+        documents = {
+            "config": self._config(),
+            "runtimes": self._health.probes(),
+            "appArmor": {"enabled": self._apparmor.enabled, "problem": self._apparmor.problem},
+        }
         found = {name: msgspec.json.encode(document).decode() for name, document in documents.items()}
         return found | self._network.info()

@@ -66,6 +66,10 @@ class Config(Struct, frozen=True):
         Literal["overlay", "native"],
         Meta(description='How layers become root file systems: "overlay" mounts them, "native" copies them.'),
     ] = "overlay"
+    selinux: Annotated[
+        bool,
+        Meta(description="Give containers, and the files made for them, SELinux labels, where the kernel has SELinux."),
+    ] = False
     cgroup_driver: Annotated[
         Literal["auto", "systemd", "cgroupfs"],
         Meta(

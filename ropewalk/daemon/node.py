@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import resource
 
-from ropewalk.linux import caps
+from ropewalk.errors import Invalid
+from ropewalk.linux import apparmor, caps, selinux
 from ropewalk.linux.cgroup import Cgroups
 from ropewalk.runtimes.oci.facts import NodeFacts
 
-_APPARMOR = "/sys/module/apparmor/parameters/enabled"
-_PROFILES = "/sys/kernel/security/apparmor/profiles"  # name (mode), one a line; root only
-_SELINUX = "/sys/fs/selinux/enforce"  # there only while SELinux is on
+log = logging.getLogger(__name__)
+
 _HUGEPAGES = "/sys/kernel/mm/hugepages"  # hugepages-2048kB, ...
 _UNITS = ((1 << 20, "GB"), (1 << 10, "MB"), (1, "KB"))  # of KiB: the kernel's file says kB, cgroup files say MB
 
@@ -25,10 +26,10 @@ def raise_open_files() -> tuple[int, int]:
     return before
 
 
-def read_facts(cgroups: Cgroups, open_files: tuple[int, int]) -> NodeFacts:
-    """`open_files`: for containers. What a handler can do is added by whoever knows the pod's."""
+def read_facts(cgroups: Cgroups, open_files: tuple[int, int], *, label: bool = False) -> NodeFacts:
+    """`open_files`: for containers. `label`: give them SELinux labels, where this kernel has SELinux. What a
+    handler can do is added by whoever knows the pod's."""
     names = os.uname()
-    profiles = _profiles() if _read(_APPARMOR).startswith("Y") else None
     return NodeFacts(
         capabilities=caps.bounding(),
         cgroup_version=cgroups.version,
@@ -40,9 +41,8 @@ def read_facts(cgroups: Cgroups, open_files: tuple[int, int]) -> NodeFacts:
         open_files=open_files,
         hugepage_sizes=_hugepages() if "hugetlb" in cgroups.controllers() else frozenset(),
         swap=_accounts_swap(cgroups),
-        apparmor=profiles is not None,
-        apparmor_profiles=profiles or frozenset(),
-        selinux=os.path.exists(_SELINUX),
+        apparmor=apparmor.is_enabled(),
+        selinux=_contexts(label=label),
     )
 
 
@@ -61,8 +61,19 @@ def _release(text: str) -> tuple[int, int]:
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
-def _profiles() -> frozenset[str]:
-    return frozenset(line.rpartition(" (")[0] for line in _read(_PROFILES).splitlines())
+def _contexts(*, label: bool) -> selinux.Contexts | None:
+    """The policy's for containers; a setting that has no effect, or is missing, is said."""
+    on = selinux.is_enabled()
+    if label is not on:
+        said = "SELinux is on, and containers are not labelled" if on else "SELinux is not on: no container is labelled"
+        log.warning(said, extra={"advice": f"set selinux = {str(on).lower()}"})
+    contexts = selinux.read_contexts() if label and on else None
+    if label and on and contexts is None:
+        raise Invalid(
+            "selinux = true, and the policy has no contexts for containers",
+            hint="install container-selinux, or set selinux = false",
+        )
+    return contexts
 
 
 def _hugepages() -> frozenset[str]:

@@ -40,6 +40,7 @@ from ropewalk.pods.recovery import Recovery
 from ropewalk.pods.sandboxes import Sandboxes
 from ropewalk.pods.stats import Stats
 from ropewalk.runtimes import handler, registry
+from ropewalk.runtimes.apparmor import AppArmor
 from ropewalk.runtimes.health import Health
 from ropewalk.state.database import Database, lock
 from ropewalk.state.store import Table
@@ -80,7 +81,7 @@ class Daemon:
             default=config.default_runtime,
             untrusted=config.untrusted_runtime,
         )
-        self.health = Health(self.handlers)
+        self.health = Health(self.handlers, directory=f"{config.state}/probes", first=config.default_runtime)
         self.network = Network(config.network, instance=self.instance, tag=tag, directory=f"{config.root}/cni")
         self._build_storage()
         self._build_pods()
@@ -103,7 +104,8 @@ class Daemon:
 
     def _build_pods(self) -> None:
         config, boot_id = self.config, process.boot_id()
-        facts = node.read_facts(self.cgroups, node.raise_open_files())
+        facts = node.read_facts(self.cgroups, node.raise_open_files(), label=config.selinux)
+        self.apparmor = AppArmor(enabled=facts.apparmor)
         queues = Queues()
         pods = Table(self.database, "pods", Pod, noun="pod sandbox")
         containers = Table(self.database, "containers", Container, noun="container")
@@ -115,6 +117,7 @@ class Daemon:
             self.snapshotter,
             self.handlers,
             self.offload,
+            self.apparmor,
             node=facts,
             state=config.state,
             boot_id=boot_id,
@@ -127,6 +130,7 @@ class Daemon:
             self.network,
             self.cgroups,
             self.handlers,
+            self.health,
             self.offload,
             node=facts,
             **names,
@@ -145,7 +149,7 @@ class Daemon:
 
     def services(self) -> list[tuple[ServiceDescriptor, object]]:
         """What is served on the socket."""
-        status = NodeStatus(self.handlers, self.health, self.network, self.cgroups, config=self.describe)
+        status = NodeStatus(self.handlers, self.health, self.network, self.cgroups, self.apparmor, config=self.describe)
         runtime = RuntimeService(self.sandboxes, self.containers, self.stats, self.handlers, self.network, status)
         images = ImageService(
             self.images,
@@ -239,6 +243,8 @@ class Daemon:
             await asyncio.gather(self._probing, return_exceptions=True)
         await self.containers.close()
         await self.sandboxes.close()
+        for runtime in self.handlers.values():
+            await runtime.close()
         await self.network.close()
         self.database.close()
         await asyncio.gather(self.offload.close(), self.counting.close(), self.workers.close())

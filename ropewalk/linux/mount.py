@@ -259,7 +259,7 @@ def _overlay_by_mount(target: str, layers: Sequence[str], upper: str, work: str,
     these do not fit, descriptor numbers. A thread with its own current directory resolves them."""
     flags, rest = _split_flags(options, 0)
     above = [f"upperdir={_escape(upper)}", f"workdir={_escape(work)}"] if upper else []
-    data = [*above, *rest]
+    data = [*above, *map(quote, rest)]
     common = os.path.commonpath([os.path.dirname(layer) for layer in layers])
     names = [os.path.relpath(layer, common) for layer in layers]
 
@@ -277,6 +277,13 @@ def _overlay_by_mount(target: str, layers: Sequence[str], upper: str, work: str,
             fds.append(os.open(layer, os.O_PATH | os.O_CLOEXEC))
             stack.callback(os.close, fds[-1])
         thread.apart(lambda: mount_from("/proc/self/fd", [str(fd) for fd in fds]), unshare=libc.CLONE_FS)
+
+
+def quote(option: str) -> str:
+    """An option whose value has a comma, as SELinux contexts have, for the kernel's parser of mount data, which knows
+    quotes. fsconfig(2) takes the value as it is."""
+    key, equals, value = option.partition("=")
+    return f'{key}="{value}"' if equals and "," in value else option
 
 
 def _escape(path: str) -> str:

@@ -99,7 +99,7 @@ class Cni(mode.Mode):
         self._namespaces.keep(ready)
 
     async def start(self) -> None:
-        await self._plugins.end_strays({entry.container_id for entry in self._cache.list()})
+        await self._plugins.end_strays({entry.container_id for entry in self._cache.list() if entry.result is None})
         if not self._cidrs:
             self._cidrs = _split(self._cache.read_pod_cidr())
         self._begin(self._discovery.watch())

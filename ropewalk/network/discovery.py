@@ -112,7 +112,8 @@ class Discovery:
         if network is not None:
             problem = await self._ask(network)
         if problem != self.problem and problem:
-            log.warning("the pod network is not ready", extra={"problem": problem})
+            hint = _HINT if network is None else ""
+            log.warning("the pod network is not ready", extra={"problem": problem, "hint": hint})
         self.problem = problem
         self.looked.set()
 

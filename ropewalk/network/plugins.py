@@ -101,8 +101,9 @@ class Plugins:
         return done.stdout
 
     async def end_strays(self, container_ids: Collection[str]) -> None:
-        """Kill plugins that an earlier daemon, itself killed, left running for these attachments: an ADD that goes on
-        beside our DEL would leave what it makes. They are known by their environment, their children by the group."""
+        """Kill plugins that an earlier daemon, itself killed, left running for these attachments, whose ADD was not
+        done: going on beside our DEL it would leave what it makes. They are known by their environment, their children
+        by the process group, which was theirs alone."""
         ids = {f"CNI_CONTAINERID={id}".encode() for id in container_ids}
         pidfds = []
         for pid in process.pids() if ids else ():
@@ -113,7 +114,10 @@ class Plugins:
                 log.warning("killing a CNI plugin that an earlier daemon left", extra={"pid": pid})
                 if (pidfd := process.open_pidfd(pid, start)) is not None:
                     pidfds.append(pidfd)
-                    os.killpg(os.getpgid(pid), signal.SIGKILL)
+                    group = os.getpgid(pid)
+                    process.send_signal(pidfd, signal.SIGKILL)
+                    if group != os.getpgrp():
+                        os.killpg(group, signal.SIGKILL)
         try:
             async with asyncio.timeout(_ENDING):
                 for pidfd in pidfds:

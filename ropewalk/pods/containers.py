@@ -18,13 +18,15 @@ from msgspec import structs
 from ropewalk import ids, steps
 from ropewalk.errors import Kind, NotFound, RopewalkError, WrongState
 from ropewalk.images.store import Image, Images
+from ropewalk.linux import selinux
 from ropewalk.linux.offload import Offload
 from ropewalk.pods import files, identity, phases, placement
 from ropewalk.pods.queues import Queues
 from ropewalk.pods.records import Container, ContainerPhase, Pod, PodPhase, User
 from ropewalk.runtimes import refusals
+from ropewalk.runtimes.apparmor import AppArmor
 from ropewalk.runtimes.handler import ContainerPlan, ExecResult, Exit, Handler
-from ropewalk.runtimes.oci import build, resolve, seccomp, validate
+from ropewalk.runtimes.oci import build, resolve, seccomp, security, validate
 from ropewalk.runtimes.oci.facts import NodeFacts
 from ropewalk.runtimes.registry import Handlers
 from ropewalk.singleflight import Flights
@@ -37,6 +39,7 @@ from ropewalk.storage.snapshotter import Snapshotter
 log = logging.getLogger(__name__)
 
 EXEC_LIMIT = (16 << 20) - (64 << 10)  # stdout + stderr + framing stay below the client's 16 MiB (contract 1.1)
+RELABEL_SECONDS = 600.0  # for all files of a volume; a repeat goes on where it was given up
 KILL_DEADLINE = 30.0  # seconds from SIGKILL to an end; longer means a process the kernel cannot end
 
 
@@ -56,6 +59,7 @@ class Containers:
         snapshotter: Snapshotter,
         handlers: Handlers,
         offload: Offload,
+        apparmor: AppArmor,
         *,
         node: NodeFacts,
         state: str,
@@ -69,6 +73,7 @@ class Containers:
         self._snapshotter = snapshotter
         self._handlers = handlers
         self._offload = offload
+        self._apparmor = apparmor
         self._node = node
         self._state = state
         self._boot_id = boot_id
@@ -102,8 +107,6 @@ class Containers:
             raise WrongState(f"pod sandbox {pod.id!r} is not ready", hint="run a new one with the next attempt number")
         validate.validate_container(pod.spec, spec)
         handler = self._handlers[pod.handler]
-        if any(mount.recursive_read_only for mount in spec.mounts):
-            await handler.settle()
         refusals.check(handler, pod.spec, spec)
         key = identity.container_key(pod.id, spec)
         existing = self._find(pod.id, key)
@@ -149,6 +152,7 @@ class Containers:
         call = self._offload.call
         profile = seccomp.profile_file(spec.security)
         limit = seccomp.MAX_PROFILE
+        config = self._handlers[pod.handler].config
         return build.Inputs(
             id=id,
             pod_id=pod.id,
@@ -161,18 +165,29 @@ class Containers:
             files=files.shared(self._state, pod.id, pod.spec),
             files_locked=resolve.read_locked(files.directory(self._state, pod.id)),
             cgroup_path=placement.container_cgroup(pod, id),
+            selinux_level=pod.selinux_level,
             mounts=await call(resolve.read_mounts, spec.mounts) if spec.mounts else [],
             devices=await call(resolve.read_devices, spec.devices) if spec.devices else [],
             node_devices=await call(resolve.read_node_devices) if spec.security.privileged else [],
             seccomp_profile=await call(resolve.read_seccomp_profile, profile, limit) if profile else None,
-            node=self._facts(pod),
-            annotations=list(self._handlers[pod.handler].pod_annotations),
+            node=await self._facts(pod, spec),
+            annotations=config.pod_annotations,
+            fixed_annotations=config.annotations,
         )
 
-    def _facts(self, pod: Pod) -> NodeFacts:
-        """The node's, with what the pod's handler can do on it."""
+    async def _facts(self, pod: Pod, spec: ContainerSpec) -> NodeFacts:
+        """The node's, with what the pod's handler can do on it, and the AppArmor profiles that are loaded now."""
         capabilities = self._handlers[pod.handler].capabilities
-        return structs.replace(self._node, recursive_read_only=capabilities.recursive_read_only)
+        loaded = await self._apparmor.ready(
+            security.named_apparmor(spec.security), default=security.wants_default_apparmor(spec.security)
+        )
+        return structs.replace(
+            self._node,
+            recursive_read_only=capabilities.recursive_read_only,
+            apparmor_default=loaded.default,
+            apparmor_problem=loaded.problem,
+            apparmor_profiles=loaded.profiles,
+        )
 
     def _namespaces(self, pod: Pod, spec: ContainerSpec) -> dict[str, str]:
         """The pod's pinned namespaces, and whose PID namespace to join."""
@@ -226,6 +241,9 @@ class Containers:
         spec = container.spec
         built = self._built[id]
         pod = self._pods[container.pod_id]
+        for path in built.relabel:
+            label = built.spec["linux"]["mountLabel"]
+            await self._offload.call(selinux.relabel, path, label, timeout=RELABEL_SECONDS)
         plan = ContainerPlan(
             id=id,
             pod_id=container.pod_id,
@@ -329,10 +347,22 @@ class Containers:
         if container.phase is ContainerPhase.RUNNING and timeout > 0:
             if container.id not in self._asked_to_stop:
                 self._asked_to_stop.add(container.id)
-                await self._handler(container.id).signal(container.id, container.task, container.stop_signal)
+                timeout = await self._ask_to_stop(container, timeout)
             if await self._ended(container.id, timeout):
                 return
         await self._kill(container.id)
+
+    async def _ask_to_stop(self, container: Container, timeout: float) -> float:
+        """The stop signal; how many seconds there are to wait for its effect: none if the kernel lets none through."""
+        assert container.task is not None
+        try:
+            await self._handler(container.id).signal(container.id, container.task, container.stop_signal)
+        except RopewalkError as error:
+            if error.kind is not Kind.DENIED:
+                raise
+            log.warning("it cannot be asked to stop", extra={"container": container.id, "error": str(error)})
+            return 0.0
+        return timeout
 
     async def _kill(self, id: str) -> None:
         container = self.containers.get(id)

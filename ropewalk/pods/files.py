@@ -6,7 +6,7 @@ import contextlib
 import os
 import socket
 
-from ropewalk.linux import mount, paths
+from ropewalk.linux import mount, paths, selinux
 from ropewalk.spec.pod import DNSConfig, NamespaceMode, PodSpec
 
 SHM_SIZE = 64 << 20
@@ -79,6 +79,13 @@ def write(state: str, pod_id: str, spec: PodSpec, owner: tuple[int, int] = (0, 0
         if not mount.is_mount(f"{base}/shm"):
             options = [f"uid={owner[0]}", f"gid={owner[1]}"]
             mount.tmpfs(f"{base}/shm", size=SHM_SIZE, mode=0o1777, options=options)
+
+
+def label(state: str, pod_id: str, spec: PodSpec, label: str) -> None:
+    """Let the pod's containers, and nobody else's, read and write them: the SELinux label of their files."""
+    own = shared(state, pod_id, spec).values()
+    for path in (path for path in own if path.startswith(directory(state, pod_id))):
+        selinux.set_label(path, label)
 
 
 def remove(state: str, pod_id: str) -> None:

@@ -38,6 +38,7 @@ class Pod(Struct, frozen=True, omit_defaults=True, kw_only=True):
     )  # OCI type -> pin path; absent: the node's or the container's own
     attachment: Attachment | None = None
     task: Task | None = field(default=None, name="init")  # what its handler needs for it; "init" in rows since 0.1
+    selinux_level: str = ""  # of all its containers, "s0:c1,c2"; chosen with the row
     torn_down: bool = False  # STOP has released everything
 
 

@@ -24,13 +24,16 @@ from ropewalk.pods.queues import Queues
 from ropewalk.pods.records import Pod, PodPhase
 from ropewalk.runtimes import refusals
 from ropewalk.runtimes.handler import PodPlan
-from ropewalk.runtimes.oci import build, sysctls, usernamespace, validate
+from ropewalk.runtimes.health import Health
+from ropewalk.runtimes.oci import build, selinux, sysctls, usernamespace, validate
 from ropewalk.runtimes.oci.facts import NodeFacts
 from ropewalk.runtimes.registry import Handlers
 from ropewalk.singleflight import Flights
 from ropewalk.spec.pod import NamespaceMode, PodSpec
 from ropewalk.state.store import Table
 from ropewalk.steps import Step
+
+FIRST_PROBE = 20.0  # seconds that a pod waits for the first probe of its handler ever
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +54,7 @@ class Sandboxes:
         network: Network,
         cgroups: cgroup.Cgroups,
         handlers: Handlers,
+        health: Health,
         offload: Offload,
         *,
         node: NodeFacts,
@@ -65,6 +69,7 @@ class Sandboxes:
         self._network = network
         self._cgroups = cgroups
         self._handlers = handlers
+        self._health = health
         self._offload = offload
         self._node = node
         self._instance = instance
@@ -89,8 +94,7 @@ class Sandboxes:
     async def run(self, spec: PodSpec) -> Pod:
         """A READY pod sandbox. A repeat with the same metadata joins or adopts; it is never made twice."""
         handler = self._handlers.choose(spec)
-        if spec.namespaces.userns_options is not None:
-            await handler.settle()
+        await self._health.known([handler.name], FIRST_PROBE)
         validate.validate_pod(spec, user_namespaces=handler.capabilities.user_namespaces)
         refusals.check(handler, spec)
         key = identity.pod_key(spec)
@@ -99,6 +103,7 @@ class Sandboxes:
             return identity.adopt_pod(existing, spec, handler.name)
         if existing is not None and existing.spec != spec:
             await self._flights.overtake(key)
+        self._health.require(handler.name)
         return await self._flights.join(key, lambda: self._run(spec, handler.name))
 
     async def _run(self, spec: PodSpec, handler: str) -> Pod:
@@ -147,7 +152,12 @@ class Sandboxes:
             own_cgroup=not spec.linux.cgroup_parent,
             namespaces=pins,
             attachment=attachment,
+            selinux_level=self._selinux_level(spec),
         )
+
+    def _selinux_level(self, spec: PodSpec) -> str:
+        taken = {pod.selinux_level for pod in self.pods}
+        return selinux.level(self._node.selinux, spec.linux.security_context.selinux_options, taken)
 
     def _find(self, key: str) -> Pod | None:
         return next((pod for pod in self.pods if identity.pod_key(pod.spec) == key), None)
@@ -193,12 +203,14 @@ class Sandboxes:
         pod = self.pods[id]
         maps = usernamespace.of_pod(pod.spec)
         values = sysctls.build(pod.spec)
+        owner = (maps.uids.host_id, maps.gids.host_id) if maps is not None else (0, 0)
+        files.write(self._state, id, pod.spec, owner)
+        label = selinux.of_pod(self._node.selinux, pod.spec, pod.selinux_level)
+        if label:
+            files.label(self._state, id, pod.spec, label)
         if maps is not None:
-            files.write(self._state, id, pod.spec, (maps.uids.host_id, maps.gids.host_id))
             await self._offload.call(userns.write_sysctls, _kinds(pod), values)
-            return
-        files.write(self._state, id, pod.spec)
-        if values:
+        elif values:
             namespaces.write_sysctls(_kinds(pod), values)
 
     async def remove_files(self, id: str) -> None:
@@ -208,16 +220,25 @@ class Sandboxes:
         """What the handler needs of its own, if anything."""
         pod = self.pods[id]
         path = placement.container_cgroup(pod, id)
+        handler = self._handlers[pod.handler]
         plan = PodPlan(
             id=id,
             pod=pod.spec,
-            spec=build.init_spec(pod.spec, id=id, namespaces=pod.namespaces, cgroup_path=path, node=self._node),
+            spec=build.init_spec(
+                pod.spec,
+                id=id,
+                namespaces=pod.namespaces,
+                cgroup_path=path,
+                node=self._node,
+                allow=handler.config.pod_annotations,
+                fixed=handler.config.annotations,
+            ),
             cgroup=path,
             parent=pod.cgroup,
             monitor_cgroup=placement.monitor_cgroup(pod),
             namespaces=pod.namespaces,
         )
-        task = await self._handlers[pod.handler].create_pod(plan)
+        task = await handler.create_pod(plan)
         if task is not None:
             self.pods.apply(id, phases.sandboxed, task)
 

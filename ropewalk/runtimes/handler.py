@@ -112,6 +112,7 @@ class Probe(Struct, frozen=True):
     version: str = ""
     evidence: str = ""  # what was run and seen
     advice: str = ""  # if it does not work: what to do
+    facts: dict[str, str] = {}  # what else was found and the handler goes by, kept with the probe
 
     @property
     def works(self) -> bool:
@@ -215,28 +216,43 @@ class Config(Struct, frozen=True):
             "prefix. They may change the isolation. Those that replace a filter or run a program never pass."
         ),
     ] = []
+    annotations: Annotated[
+        dict[str, str],
+        Meta(
+            description="Annotations that the runtime gets with every container of this handler, whatever the pod says."
+        ),
+    ] = {}
 
 
 class Handler(ABC):
     """See the module's essay. Every method may raise RopewalkError; none blocks the event loop."""
 
     name: str
-    capabilities: Capabilities
-    pod_annotations: Sequence[str] = ()
+    capabilities: Capabilities  # of the class: before a probe has found out more
+    config: Config = Config()
+    programs: Sequence[str] = ()  # paths, or names in PATH, on which it depends whether the handler works
 
     def __init__(self, config: Config, node: Node, *, name: str = "") -> None:
         """`name`: of the section, if it is not the type's."""
         self.node = node
-        self.pod_annotations = config.pod_annotations
+        self.config = config
         if name:
             self.name = name
 
+    async def prepare(self) -> None:  # noqa: B027 (most need nothing)
+        """Once before anything is run, whether or not there is a probe."""
+
     @abstractmethod
     async def probe(self) -> Probe:
-        """Really run something, with a deadline. `capabilities` are those of this node afterwards."""
+        """Really run something, within health.DEADLINE. `capabilities` are those of this node afterwards. What is found
+        holds as long as `programs`, configuration and kernel stay the same."""
 
-    async def settle(self) -> None:  # noqa: B027 (one whose capabilities are fixed has nothing to wait for)
-        """Return when `capabilities` are those of this node: a probe may find more."""
+    def recall(self, probe: Probe, capabilities: Capabilities) -> None:
+        """An earlier probe still holds, and this is what it found."""
+        self.capabilities = capabilities
+
+    async def close(self) -> None:  # noqa: B027 (most hold nothing)
+        """Let go of connections and tasks of this process; what runs goes on. The last call."""
 
     def refuse(self, pod: PodSpec, container: ContainerSpec | None = None) -> None:  # noqa: B027 (most have no more)
         """Raise Invalid or Unsupported naming a field that this handler cannot honour and of which its capabilities

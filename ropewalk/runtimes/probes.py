@@ -15,14 +15,11 @@ SECONDS = 10.0
 
 async def run_oci(driver: oci.Driver, *, packages: str) -> handler.Probe:
     """Whether it works, and then what it can do besides: driver.capabilities are those of this node afterwards."""
-    try:
-        seen = await _try(driver, packages=packages)
-        if seen.works:
-            driver.capabilities, more = await measures.measure(driver, driver.capabilities)
-            seen = structs.replace(seen, evidence=f"{seen.evidence}; {more}")
-        return seen
-    finally:
-        driver.settled.set()
+    seen = await _try(driver, packages=packages)
+    if seen.works:
+        driver.capabilities, more = await measures.measure(driver, driver.capabilities)
+        seen = structs.replace(seen, evidence=f"{seen.evidence}; {more}")
+    return seen
 
 
 async def _try(driver: oci.Driver, *, packages: str) -> handler.Probe:
@@ -32,8 +29,10 @@ async def _try(driver: oci.Driver, *, packages: str) -> handler.Probe:
     for program in (driver.command.path, driver.monitor.path):
         try:
             versions.append(await read_version(program))
-        except (OSError, RopewalkError) as error:
+        except OSError as error:
             return handler.Probe(Level.ABSENT, evidence=str(error), advice=f"apt-get install {packages}")
+        except RopewalkError as error:
+            return handler.Probe(Level.PRESENT, evidence=error.message, advice=error.hint)
     problem = driver.cgroups.problem()
     if problem:
         return handler.Probe(Level.PRESENT, version=versions[0], evidence=problem, advice=problem.rpartition("; ")[2])

@@ -3,59 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import re
 import signal
 import stat
 import time
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
 from ropewalk.errors import Kind, RopewalkError
-from ropewalk.linux import orphans, process
+from ropewalk.linux import process
 from ropewalk.runtimes.handler import Handler, PodPlan
-from ropewalk.runtimes.handlers import crun, runc
 from ropewalk.spec.pod import LinuxContainerResources, PodSpec
+from tests.contract import handlers
 from tests.fakes.boxes import NAMESPACES, Place, create, run
 
-pytestmark = [
-    pytest.mark.skipif(os.geteuid() != 0, reason="containers need root"),
-    pytest.mark.timeout(120),
-]
-
-HANDLERS: dict[str, Callable[[Place], Handler]] = {
-    "crun": lambda place: crun.Handler(crun.Config(), place.node),
-    "crun-conmon": lambda place: crun.Handler(crun.Config(monitor="conmon"), place.node),
-    "runc": lambda place: runc.Handler(runc.Config(), place.node),
-}
-
-
-@pytest.fixture
-async def place(tmp_path: Path) -> AsyncIterator[Place]:
-    """The process reaps what its children leave, as the daemon does."""
-    reaper = orphans.Orphans()
-    place = Place(tmp_path)
-    yield place
-    await place.close()
-    with contextlib.suppress(TimeoutError):  # a child of somebody else's may live on
-        async with asyncio.timeout(1):
-            while any(
-                (seen := process.stat(pid)) is not None and seen.state == "Z" for pid in process.children(os.getpid())
-            ):
-                await asyncio.sleep(0.01)
-    reaper.close()
-
-
-@pytest.fixture(params=sorted(HANDLERS))
-async def handler(request: pytest.FixtureRequest, place: Place) -> AsyncIterator[Handler]:
-    """Whatever a test deleted is gone without a trace; what it left is deleted by sweep, the same way."""
-    handler: Handler = HANDLERS[request.param](place)
-    yield handler
-    await handler.sweep(set())
-    assert place.found() == []
+pytestmark = pytest.mark.timeout(120)
 
 
 async def test_the_probe_really_runs_something(handler: Handler) -> None:
@@ -121,9 +85,9 @@ async def test_kill_ends_a_container_that_was_never_started(handler: Handler, pl
     assert (await box.wait()).code == 137
 
 
-async def test_the_next_daemon_adopts(handler: Handler, place: Place) -> None:
+async def test_the_next_daemon_adopts(handler: Handler, handler_name: str, place: Place) -> None:
     box = await run(handler, place.plan("sh", "-c", "sleep 0.3; exit 9"))
-    box.handler = HANDLERS[handler.name](place)
+    box.handler = await handlers.ready(handler_name, place)
     assert (await box.handler.observe(box.id, box.task)).alive
     assert (await box.wait()).code == 9
     seen = await box.handler.observe(box.id, box.task)

@@ -11,18 +11,19 @@ import pytest
 from ropewalk.errors import Kind, RopewalkError
 from ropewalk.linux import process
 from ropewalk.runtimes.handler import Handler
-from tests.contract.test_handler import handler, place, pytestmark  # noqa: F401
 from tests.fakes.boxes import Box, Place, run
+
+pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture
-async def box(handler: Handler, place: Place) -> AsyncIterator[Box]:  # noqa: F811
+async def box(handler: Handler, place: Place) -> AsyncIterator[Box]:
     box = await run(handler, place.plan("sleep", "100"))
     yield box
     await box.delete()
 
 
-def running(place: Place, argument: str) -> list[int]:  # noqa: F811
+def running(place: Place, argument: str) -> list[int]:
     """Processes of this test's containers with that argument."""
     inside = set(place.cgroups.processes(place.cgroup))
     return [pid for pid in process.find(argument.encode()) if pid in inside]
@@ -59,7 +60,7 @@ async def test_a_command_that_is_not_there_is_the_callers_error(box: Box) -> Non
     assert caught.value.kind is Kind.INVALID
 
 
-async def test_a_stopped_container_runs_nothing(handler: Handler, place: Place) -> None:  # noqa: F811
+async def test_a_stopped_container_runs_nothing(handler: Handler, place: Place) -> None:
     box = await run(handler, place.plan("true"))
     await box.wait()
     with pytest.raises(RopewalkError) as caught:
@@ -67,7 +68,7 @@ async def test_a_stopped_container_runs_nothing(handler: Handler, place: Place) 
     assert caught.value.kind in (Kind.STATE, Kind.NOT_FOUND)
 
 
-async def test_a_timeout_kills_the_whole_tree(box: Box, place: Place) -> None:  # noqa: F811
+async def test_a_timeout_kills_the_whole_tree(box: Box, place: Place) -> None:
     """Children, their children, and those that took a session of their own, a new parent and other streams."""
     script = "sleep 71 & (setsid sh -c 'sleep 72 </dev/null >/dev/null 2>&1 &' &); sleep 73"
     with pytest.raises(RopewalkError) as caught:
@@ -78,7 +79,7 @@ async def test_a_timeout_kills_the_whole_tree(box: Box, place: Place) -> None:  
     assert (await box.exec("echo", "alive")).stdout == b"alive\n"
 
 
-async def test_a_caller_that_leaves_ends_the_command(box: Box, place: Place) -> None:  # noqa: F811
+async def test_a_caller_that_leaves_ends_the_command(box: Box, place: Place) -> None:
     task = asyncio.ensure_future(box.exec("sleep", "74"))
     while not running(place, "74"):
         await asyncio.sleep(0.01)
@@ -88,7 +89,7 @@ async def test_a_caller_that_leaves_ends_the_command(box: Box, place: Place) -> 
     assert running(place, "74") == []
 
 
-async def test_what_is_left_in_the_background_lives_on(box: Box, place: Place) -> None:  # noqa: F811
+async def test_what_is_left_in_the_background_lives_on(box: Box, place: Place) -> None:
     await box.exec("sh", "-c", "sleep 75 &", timeout=5)
     async with asyncio.timeout(10):
         while len(running(place, "75")) != 1:  # between its fork and its exec it is still called sh

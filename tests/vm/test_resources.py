@@ -54,6 +54,70 @@ async def test_limits_are_set_and_changed(lab: guest.Lab, client: cri.Client, ru
     assert lab.setting(group, "memory.max") == str(96 * MIB)
 
 
+async def test_swap_is_the_total_less_memory(lab: guest.Lab, client: cri.Client, run_pod: PodRunner) -> None:
+    """v2 limits swap alone; the CRI gives the total. Without a word about it there is none."""
+    sandbox = await run_pod()
+    limits = {"memory_limit_in_bytes": 64 * MIB, "memory_swap_limit_in_bytes": 96 * MIB}
+    id = await sandbox.start("main", "sleep", "600", linux=linux(**limits))
+    group = sandbox.cgroup()
+    assert lab.setting(group, "memory.max") == str(64 * MIB)
+    assert lab.setting(group, "memory.swap.max") == str(32 * MIB)
+    more = pod.LinuxContainerResources(memory_limit_in_bytes=64 * MIB, memory_swap_limit_in_bytes=128 * MIB)
+    await client.update(id, more)
+    assert lab.setting(group, "memory.swap.max") == str(64 * MIB)
+    await sandbox.start("free", "sleep", "600", linux=linux(memory_swap_limit_in_bytes=-1))
+    assert lab.setting(sandbox.cgroup("free"), "memory.swap.max") == "max"
+
+
+async def test_swap_is_used_up_to_its_limit(lab: guest.Lab, client: cri.Client, run_pod: PodRunner) -> None:
+    """With a swap file on the node: one container pages out, the other, which may not, does not."""
+    lab.run("sh", "-c", "dd if=/dev/zero of=/swap bs=1M count=128 && chmod 600 /swap && mkswap /swap && swapon /swap")
+    try:
+        sandbox = await run_pod()
+        fill = "dd if=/dev/zero of=/dev/shm/x bs=1M count=40 && echo filled && sleep 600"
+        for name, total in (("may", 80), ("may-not", 24)):
+            limits = {"memory_limit_in_bytes": 24 * MIB, "memory_swap_limit_in_bytes": total * MIB}
+            await sandbox.start(name, "sh", "-c", fill, linux=linux(**limits))
+        await sandbox.says("filled", "may", timeout=120)
+        assert int(lab.setting(sandbox.cgroup("may"), "memory.swap.current")) > 8 * MIB
+        (stats,) = await client.container_stats(id=sandbox.containers["may"])
+        assert stats.swap is not None
+        assert stats.swap.swap_usage_bytes
+        assert (await sandbox.exited(sandbox.containers["may-not"], timeout=120)).reason in ("OOMKilled", "Error")
+        assert "filled" not in sandbox.output("may-not")
+        await sandbox.remove()
+    finally:
+        lab.run("sh", "-c", "swapoff /swap; rm -f /swap")
+
+
+async def test_unified_settings_are_the_cgroups(lab: guest.Lab, client: cri.Client, run_pod: PodRunner) -> None:
+    sandbox = await run_pod()
+    given = {"memory.high": str(48 * MIB), "memory.low": str(8 * MIB), "pids.max": "77", "cpu.weight": "42"}
+    id = await sandbox.start("main", "sleep", "600", linux=linux(memory_limit_in_bytes=64 * MIB, unified=given))
+    group = sandbox.cgroup()
+    assert {name: lab.setting(group, name) for name in given} == given
+    assert lab.setting(group, "memory.max") == str(64 * MIB)
+    await client.update(id, pod.LinuxContainerResources(unified={"pids.max": "88"}))
+    assert lab.setting(group, "pids.max") == "88"
+    assert lab.setting(group, "memory.high") == given["memory.high"]
+    for key in ("memory.nonsense", "cgroup.procs", "../memory.max"):
+        with pytest.raises(RopewalkError, match="unified"):
+            await sandbox.create("other", "true", linux=linux(unified={key: "1"}))
+
+
+async def test_hugepages(lab: guest.Lab, run_pod: PodRunner) -> None:
+    """kubelet sends zero for each size of the node: with the controller that is the limit."""
+    assert "hugetlb" in lab.setting("", "cgroup.controllers").split()
+    sandbox = await run_pod()
+    none, some = (pod.HugepageLimit(page_size="2MB", limit=limit) for limit in (0, 4 * MIB))
+    await sandbox.start("none", "sleep", "600", linux=linux(hugepage_limits=[none]))
+    await sandbox.start("some", "sleep", "600", linux=linux(hugepage_limits=[some]))
+    assert lab.setting(sandbox.cgroup("none"), "hugetlb.2MB.max") == "0"
+    assert lab.setting(sandbox.cgroup("some"), "hugetlb.2MB.max") == str(4 * MIB)
+    with pytest.raises(RopewalkError, match="512MB"):
+        await sandbox.create("other", "true", linux=linux(hugepage_limits=[pod.HugepageLimit("512MB", 512 * MIB)]))
+
+
 @both_drivers
 @pytest.mark.parametrize("handler", ["crun", "runc"])
 async def test_limits_survive_systemd(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,10 +17,11 @@ HEADS = ["NAME", "DEFAULT", "STATE", "VERSION", "EVIDENCE"]
 
 
 @click.command(help=__doc__)
+@click.option("--probe", is_flag=True, help="Probe each one now, whatever is known of it.")
 @output.json_option
 @endpoint.address_option
-def command(as_json: bool, address: str) -> None:
-    found = endpoint.call(address, listed)
+def command(probe: bool, as_json: bool, address: str) -> None:
+    found = endpoint.call(address, functools.partial(listed, probe=probe))
     if as_json:
         output.emit(found)
     else:
@@ -39,12 +41,12 @@ def command(as_json: bool, address: str) -> None:
         )
 
 
-async def listed(client: cri.Client) -> list[dict[str, Any]]:
+async def listed(client: cri.Client, *, probe: bool) -> list[dict[str, Any]]:
     from ropewalk.client import admin
 
     try:
         async with admin.Client(client.address) as own:
-            return [document(runtime) for runtime in await own.runtimes()]
+            return [document(runtime) for runtime in await own.runtimes(probe=probe)]
     except RopewalkError as error:
         if error.kind is not Kind.UNSUPPORTED:
             raise

@@ -15,10 +15,10 @@ import os
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from ropewalk import ids
-from ropewalk.errors import Invalid, NotFound
+from ropewalk.errors import Invalid, NotFound, Unsupported
 from ropewalk.linux import mount, paths, process
 from ropewalk.runtimes.drivers import command, idmap
 from ropewalk.runtimes.handler import Task
@@ -50,16 +50,16 @@ class Bundle:
         os.makedirs(self.rootfs, mode=0o711, exist_ok=True)
         paths.write_atomic(self.path("plan.json"), msgspec.json.encode(record), 0o600)
 
-    def mount(self, mounts: list[snapshotter.Mount], *, apart: bool, userns: str = "") -> None:
+    def mount(self, mounts: list[snapshotter.Mount], *, apart: bool, userns: str = "", label: str = "") -> None:
         """Mount the root file system. `apart`: on a mount of its own that is private, because the state directory
         propagates: without that, every namespace that receives its mounts would keep a copy. `userns`: pin of the user
-        namespace whose ids it has (idmap.py)."""
+        namespace whose ids it has (idmap.py). `label`: the SELinux label that all its files have in there."""
         if apart:
             mount.bind(self.directory, self.directory)
             mount.make_private(self.directory)
         if userns:
             os.chmod(self.directory, 0o711)  # the pod's root is another user of the node, and passes through
-        for one in mounts:
+        for one in [labelled(one, label) for one in mounts] if label else mounts:
             if userns:
                 idmap.mount_rootfs(one, self.rootfs, self.path("lower"), userns)
             elif one.type == "overlay":
@@ -126,6 +126,16 @@ class Bundle:
         with contextlib.suppress(FileNotFoundError):
             os.rmdir(self.rootfs)
         os.rmdir(self.directory)
+
+
+def labelled(one: snapshotter.Mount, label: str) -> snapshotter.Mount:
+    """The mount with all its files under one SELinux label, whatever labels the layers' files have."""
+    if one.type == "bind":
+        raise Unsupported(
+            f"the root file system {one.source} is a bind mount, which cannot have an SELinux label of its own",
+            hint='use snapshotter = "overlay"',
+        )
+    return structs.replace(one, options=[*one.options, f"context={label}"])
 
 
 KERNELS = ("dev", "proc", "sys")

@@ -23,6 +23,8 @@ LOG_FD = 3
 LOG_LIMIT = 65536
 SEAL_SECONDS = 5.0
 
+SIGNAL_RULE = "its AppArmor profile needs: signal (receive) peer=unconfined,"
+
 # What a runtime says -> kind, what to do. The first match counts.
 EXPLANATIONS = (
     ("executable file", Kind.INVALID, "is the command in the image, and its directory in PATH?"),
@@ -33,6 +35,7 @@ EXPLANATIONS = (
     ("is not running", Kind.STATE, ""),
     ("stopped container", Kind.STATE, ""),
     ("already dead", Kind.STATE, ""),
+    ("kill: permission denied", Kind.DENIED, SIGNAL_RULE),
     ("cgroups in hybrid mode", Kind.UNSUPPORTED, "mount the v1 hugetlb controller, or boot with cgroup v2 only"),
     ("unknown version specified", Kind.UNSUPPORTED, "the runtime is older than the bundle's ociVersion: upgrade it"),
 )

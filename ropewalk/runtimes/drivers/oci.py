@@ -36,7 +36,6 @@ from ropewalk.spec.pod import LinuxContainerResources, NamespaceMode
 log = logging.getLogger(__name__)
 
 START_SECONDS = 60.0
-SETTLE_SECONDS = 10.0  # for the probe that a daemon begins with
 GONE_SECONDS = 1.0  # the runtime has this long to notice that the process is gone
 DELETE_SECONDS = 20.0
 FLUSH_SECONDS = 5.0  # a monitor whose container is dead has this long to write the rest of the log
@@ -71,17 +70,15 @@ class Driver(handler.Handler):
         self.apart = bundle.is_propagating(self.containers)
         self.command = command.Command(programs.runtime, self.root)
         self.monitor = choice.make(programs.monitor, exits=exits, sockets=self.sockets, cgroups=self.cgroups)
+        self.programs = (programs.runtime, self.monitor.path, programs.init)
         self.probing: set[str] = set()  # ids of probes under way, which no row owns
         self.began = time.time()
-        self.settled = asyncio.Event()  # the first probe has ended
 
     def _bundle(self, id: str) -> bundle.Bundle:
         return bundle.Bundle(os.path.join(self.containers, id))
 
-    async def settle(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(SETTLE_SECONDS):
-                await self.settled.wait()
+    async def prepare(self) -> None:
+        await self.command.seal(os.path.join(self.node.state, "programs", self.name))
 
     # Making
 
@@ -90,7 +87,7 @@ class Driver(handler.Handler):
         with explained(plan.id):
             own.make(bundle.Record(runtime=self.name, cgroup=plan.cgroup, log_path=plan.log_path))
             steps.checkpoint("bundle:made")
-            own.mount(plan.rootfs, apart=self.apart, userns=plan.userns)
+            own.mount(plan.rootfs, apart=self.apart, userns=plan.userns, label=plan.spec["linux"].get("mountLabel", ""))
             bundle.check_rootfs(own.rootfs)
             spec = idmap.mount_volumes(plan.spec, own.path("volumes"), plan.userns)
             steps.checkpoint("bundle:mounted")
@@ -162,10 +159,22 @@ class Driver(handler.Handler):
     # Signals
 
     async def signal(self, id: str, task: Task, signum: int) -> None:
-        send(task.pid, task.pid_start, signum)
+        """Kind.DENIED if the container's AppArmor profile does not let this daemon's signals in; SIGKILL then goes by
+        the cgroup, where the kernel asks no profile (cgroup.kill of v2)."""
+        try:
+            send(task.pid, task.pid_start, signum)
+        except PermissionError:
+            if signum != signal.SIGKILL:
+                raise RopewalkError(
+                    f"container {ids.short(id)}: its AppArmor profile does not let signal {signum} in",
+                    hint=command.SIGNAL_RULE,
+                    kind=Kind.DENIED,
+                ) from None
+            await self.cgroups.kill(self._bundle(id).read_record().cgroup)
 
     async def kill(self, id: str, task: Task, cgroup: str) -> None:
-        send(task.pid, task.pid_start, signal.SIGKILL)
+        with contextlib.suppress(PermissionError):  # see signal
+            send(task.pid, task.pid_start, signal.SIGKILL)
         if cgroup:
             await self.cgroups.kill(cgroup)
 
@@ -298,7 +307,8 @@ class Driver(handler.Handler):
     async def _clear(self, own: bundle.Bundle, id: str, path: str, task: Task | None) -> None:
         """End and remove all that a create made; `path`: the cgroup, "" if there is none."""
         if task is not None:
-            send(task.pid, task.pid_start, signal.SIGKILL)
+            with contextlib.suppress(PermissionError):  # see signal
+                send(task.pid, task.pid_start, signal.SIGKILL)
         if path:
             await self.cgroups.kill(path)
         if task is not None and task.monitor_pid:
@@ -402,8 +412,10 @@ def send(pid: int, start: int, signum: int) -> None:
     """A signal to exactly that process; nothing if it is gone."""
     fd = process.open_pidfd(pid, start)
     if fd is not None:
-        process.send_signal(fd, signum)
-        os.close(fd)
+        try:
+            process.send_signal(fd, signum)
+        finally:
+            os.close(fd)
 
 
 async def ended(pid: int, start: int) -> None:

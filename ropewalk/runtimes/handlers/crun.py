@@ -39,5 +39,4 @@ class Handler(oci.Driver):
         return filters.detach(super().spec(id))
 
     async def probe(self) -> Probe:
-        await self.command.seal(os.path.join(self.node.state, "programs", self.name))
         return await probes.run_oci(self, packages="crun conmon catatonit")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated
 
 from msgspec import Meta
@@ -29,5 +28,4 @@ class Handler(oci.Driver):
         super().__init__(config, node, oci.Programs(config.path, config.monitor, config.init), name=name)
 
     async def probe(self) -> Probe:
-        await self.command.seal(os.path.join(self.node.state, "programs", self.name))
         return await probes.run_oci(self, packages="runc conmon catatonit")

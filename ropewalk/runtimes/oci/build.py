@@ -32,6 +32,7 @@ from ropewalk.runtimes.oci import (
     resources,
     seccomp,
     security,
+    selinux,
     signals,
     usernamespace,
     users,
@@ -66,12 +67,14 @@ class Inputs(Struct, frozen=True, kw_only=True):
     files: dict[str, str] = field(default_factory=dict)  # path in the container -> host path: /etc/hosts, /dev/shm, …
     files_locked: list[str] = field(default_factory=list)  # ResolvedMount.locked of these
     cgroup_path: str = ""
+    selinux_level: str = ""  # the pod's
     mounts: list[ResolvedMount] = field(default_factory=list)
     devices: list[HostDevice] = field(default_factory=list)  # as requested
     node_devices: list[HostDevice] = field(default_factory=list)  # all of the node's, for a privileged container
     seccomp_profile: bytes | None = None  # content of seccomp.profile_file(container.security)
     node: NodeFacts = NodeFacts()
     annotations: list[str] = field(default_factory=list)  # the handler's allow list
+    fixed_annotations: dict[str, str] = field(default_factory=dict)  # the handler's own
 
 
 class Built(Struct, frozen=True):
@@ -81,6 +84,7 @@ class Built(Struct, frozen=True):
     user: ResolvedUser
     stop_signal: int
     propagation: str  # of the root file system: "", "rslave", "rshared"
+    relabel: list[str] = field(default_factory=list)  # sources of volumes that get linux.mountLabel
     warnings: list[str] = field(default_factory=list)
 
 
@@ -106,12 +110,21 @@ def build(inputs: Inputs) -> Built:
             files_locked=inputs.files_locked,
         ),
         "annotations": runtime_annotations.of_container(
-            inputs.pod, inputs.container, sandbox_id=inputs.pod_id, allow=inputs.annotations
+            inputs.pod,
+            inputs.container,
+            sandbox_id=inputs.pod_id,
+            allow=inputs.annotations,
+            fixed=inputs.fixed_annotations,
         ),
         "linux": _linux(inputs, propagation),
     }
     return Built(
-        spec, user, signals.stop_signal(inputs.container, inputs.image), propagation, _warnings(inputs, spec["process"])
+        spec,
+        user,
+        signals.stop_signal(inputs.container, inputs.image),
+        propagation,
+        [one.source for one in inputs.mounts if one.mount.selinux_relabel] if labels(inputs).mount else [],
+        _warnings(inputs, spec["process"]),
     )
 
 
@@ -124,11 +137,14 @@ def init_spec(
     node: NodeFacts,
     args: Sequence[str] = INIT_ARGS,
     rootfs: str = "rootfs",
+    allow: Sequence[str] = (),
+    fixed: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """The process that holds a pod's PID namespace: a built-in read-only root, no capability, nobody's user.
+    """The container of a pod's own: a built-in read-only root, no capability, nobody's user. It holds a shared PID
+    namespace, or stands for the pod in a runtime that has its own kernel.
 
     `namespaces`: pins of the pod that it joins; its PID and mount namespaces are its own. `rootfs`: relative to the
-    bundle, or absolute.
+    bundle, or absolute. `allow`, `fixed`: annotations of the handler's configuration.
     """
     context = pod.linux.security_context
     maps = usernamespace.of_pod(pod)
@@ -158,7 +174,7 @@ def init_spec(
                 "options": ["nosuid", "noexec", "mode=755", "size=64k"],
             },
         ],
-        "annotations": runtime_annotations.of_init(pod, sandbox_id=id),
+        "annotations": runtime_annotations.of_sandbox(pod, sandbox_id=id, allow=allow, fixed=fixed),
         "linux": {
             "cgroupsPath": cgroup_path,
             "namespaces": [
@@ -199,6 +215,18 @@ def encode(document: Mapping[str, Any], *, raw: bool = False) -> bytes:
     return _SURROGATE.sub("\ufffd", text).encode()
 
 
+def labels(inputs: Inputs) -> selinux.Labels:
+    """The SELinux labels of the container and of what is mounted for it."""
+    context = inputs.container.security
+    return selinux.labels(
+        inputs.node.selinux,
+        context.selinux_options,
+        pod=inputs.pod.linux.security_context.selinux_options,
+        level=inputs.selinux_level,
+        privileged=context.privileged,
+    )
+
+
 def _process(inputs: Inputs, user: ResolvedUser) -> dict[str, Any]:
     container, context = inputs.container, inputs.container.security
     result: dict[str, Any] = {
@@ -220,7 +248,7 @@ def _process(inputs: Inputs, user: ResolvedUser) -> dict[str, Any]:
         result["rlimits"] = [{"type": "RLIMIT_NOFILE", "soft": soft, "hard": hard}]
     for name, value in (
         ("apparmorProfile", security.apparmor(context, inputs.node)),
-        ("selinuxLabel", security.selinux_label(context, inputs.node)),
+        ("selinuxLabel", labels(inputs).process),
     ):
         if value:
             result[name] = value
@@ -247,6 +275,8 @@ def _linux(inputs: Inputs, propagation: str) -> dict[str, Any]:
         "maskedPaths": security.masked_paths(context),
         "readonlyPaths": security.readonly_paths(context),
     }
+    if mount_label := labels(inputs).mount:
+        linux["mountLabel"] = mount_label
     if propagation:
         linux["rootfsPropagation"] = propagation
     maps = usernamespace.of_pod(inputs.pod)

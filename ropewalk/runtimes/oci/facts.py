@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct, field
 
+from ropewalk.linux.selinux import Contexts
 from ropewalk.runtimes.oci import capabilities
 from ropewalk.spec.container import Mount
 
@@ -23,9 +24,10 @@ class NodeFacts(Struct, frozen=True, kw_only=True):
     swap: bool = True  # memory.swap.max or memory.memsw.limit_in_bytes exists
     recursive_read_only: bool = False  # the handler knows "rro" (runtime features mountOptions) and Linux >= 5.12
     apparmor: bool = False
-    apparmor_default: str = ""  # name of the loaded default profile
-    apparmor_profiles: frozenset[str] = frozenset()  # loaded ones, /sys/kernel/security/apparmor/profiles
-    selinux: bool = False
+    apparmor_default: str = ""  # name of the default profile, if it is loaded now
+    apparmor_problem: str = ""  # why it is not
+    apparmor_profiles: frozenset[str] = frozenset()  # of those that the request names, which are loaded now
+    selinux: Contexts | None = None  # the policy's for containers; None: containers are not labelled
 
 
 class ResolvedMount(Struct, frozen=True):

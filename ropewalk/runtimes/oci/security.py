@@ -1,4 +1,4 @@
-"""Hidden and read-only paths, AppArmor and SELinux (contract 6.9, 6.8)."""
+"""Hidden and read-only paths, and AppArmor (contract 6.9, 6.8)."""
 
 from __future__ import annotations
 
@@ -23,14 +23,24 @@ def readonly_paths(security: LinuxContainerSecurityContext) -> list[str]:
     return [] if security.privileged else _absolute(security.readonly_paths, "readonly_paths")
 
 
+def named_apparmor(security: LinuxContainerSecurityContext) -> str:
+    """The profile of the node that was asked for by name, "" if none was."""
+    profile = _asked(security)
+    return _name(profile) if profile is not None and profile.profile_type is ProfileType.LOCALHOST else ""
+
+
+def wants_default_apparmor(security: LinuxContainerSecurityContext) -> bool:
+    """Whether the default profile shall confine it: it was asked for, or nothing was."""
+    profile = _asked(security)
+    return not security.privileged and (profile is None or profile.profile_type is ProfileType.RUNTIME_DEFAULT)
+
+
 def apparmor(security: LinuxContainerSecurityContext, facts: NodeFacts) -> str:
-    """process.apparmorProfile, "" for none. Where the kernel has no AppArmor, asking for a profile is an error: the
-    container would run without what was asked for."""
-    profile = security.apparmor or _deprecated(security.apparmor_profile)
+    """process.apparmorProfile, "" for none. Asking for what cannot be enforced is an error, because the container would
+    run without it. Privileged ones have no default, but a profile that they name, as with containerd."""
+    profile = _asked(security)
     if profile is not None:
         check_apparmor(profile)
-    if security.privileged:
-        return ""
     if not facts.apparmor:
         if profile is not None and profile.profile_type is not ProfileType.UNCONFINED:
             raise errors.Invalid(
@@ -38,22 +48,22 @@ def apparmor(security: LinuxContainerSecurityContext, facts: NodeFacts) -> str:
                 hint="AppArmor is not enabled on this node: enable it, or ask for Unconfined",
             )
         return ""
-    return _enforced(profile, facts)
-
-
-def selinux_label(security: LinuxContainerSecurityContext, facts: NodeFacts) -> str:
-    """process.selinuxLabel. Options are ignored where the kernel has no SELinux, as Kubernetes wants."""
-    options = security.selinux_options
-    if not facts.selinux or security.privileged or options is None:
+    if profile is not None and profile.profile_type is ProfileType.UNCONFINED:
+        return "unconfined"
+    if profile is not None and profile.profile_type is ProfileType.LOCALHOST:
+        return _loaded(_name(profile), facts)
+    if security.privileged:
         return ""
-    raise errors.Unsupported(
-        f"linux.security_context.selinux_options asks for {options.user}:{options.role}:{options.type}:{options.level}",
-        hint="SELinux labels are not built yet",
-    )
+    if profile is not None and not facts.apparmor_default:
+        raise errors.Unsupported(
+            "linux.security_context.apparmor asks for RUNTIME_DEFAULT, and no default profile is loaded",
+            hint=facts.apparmor_problem,
+        )
+    return facts.apparmor_default
 
 
 def check_apparmor(profile: SecurityProfile) -> None:
-    name = profile.localhost_ref.removeprefix(_LOCALHOST)
+    name = _name(profile)
     localhost = profile.profile_type is ProfileType.LOCALHOST
     if localhost and not _PROFILE_NAME.match(name):
         raise errors.Invalid(
@@ -68,24 +78,22 @@ def check_apparmor(profile: SecurityProfile) -> None:
         )
 
 
-def _enforced(profile: SecurityProfile | None, facts: NodeFacts) -> str:
-    if profile is None:
-        return facts.apparmor_default
-    if profile.profile_type is ProfileType.UNCONFINED:
-        return "unconfined"
-    if profile.profile_type is ProfileType.RUNTIME_DEFAULT:
-        if not facts.apparmor_default:
-            raise errors.Unsupported(
-                "linux.security_context.apparmor asks for RUNTIME_DEFAULT, and no default profile is loaded",
-                hint="load a profile and name it with Localhost",
-            )
-        return facts.apparmor_default
-    name = profile.localhost_ref.removeprefix(_LOCALHOST)
+def _loaded(name: str, facts: NodeFacts) -> str:
     if name not in facts.apparmor_profiles:
         raise errors.Invalid(
-            f"the AppArmor profile {name!r} is not loaded", hint="load it on this node with apparmor_parser"
+            f"the AppArmor profile {name!r} is not loaded",
+            hint=facts.apparmor_problem or "load it on this node with apparmor_parser",
         )
     return name
+
+
+def _asked(security: LinuxContainerSecurityContext) -> SecurityProfile | None:
+    """By the field, or by the deprecated string, which the field overrules."""
+    return security.apparmor or _deprecated(security.apparmor_profile)
+
+
+def _name(profile: SecurityProfile) -> str:
+    return profile.localhost_ref.removeprefix(_LOCALHOST)
 
 
 def _deprecated(text: str) -> SecurityProfile | None:

@@ -17,6 +17,7 @@ from ropewalk.runtimes.oci import (
     resources,
     seccomp,
     security,
+    selinux,
     signals,
     sysctls,
     users,
@@ -116,6 +117,7 @@ def _check_pod_security(pod: PodSpec) -> None:
     seccomp.check_path(context.seccomp_profile_path)
     if context.apparmor is not None:
         security.check_apparmor(context.apparmor)
+    selinux.check(context.selinux_options)
 
 
 def _check_container_security(pod: PodSpec, container: ContainerSpec) -> None:
@@ -134,6 +136,7 @@ def _check_container_security(pod: PodSpec, container: ContainerSpec) -> None:
     seccomp.check_path(context.seccomp_profile_path)
     if context.apparmor is not None:
         security.check_apparmor(context.apparmor)
+    selinux.check(context.selinux_options)
     security.masked_paths(context)
     security.readonly_paths(context)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from typing import Any
 
 import pytest
@@ -88,6 +89,15 @@ async def test_sysctls_of_the_node_are_refused(client: cri.Client, run_pod: PodR
     with pytest.raises(RopewalkError, match=r"linux\.sysctls") as caught:
         await run_pod(linux=pod.LinuxPodSandboxConfig(sysctls={name: "1"}))
     assert caught.value.kind is Kind.INVALID
+
+
+@pytest.mark.parametrize("handler", HANDLERS)
+async def test_open_files_are_limited_as_the_daemon_was_started(run_pod: PodRunner, handler: str) -> None:
+    """Not as it raised its own: programs that close every possible descriptor would take minutes."""
+    sandbox = await run_pod(runtime_handler=handler)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    said = await asked(sandbox, config(sandbox), "sh", "-c", "ulimit -Sn; ulimit -Hn; grep 'open files' /proc/1/limits")
+    assert said.split()[:2] == said.split()[5:7] == [str(soft), str(hard)]
 
 
 async def test_cpusets(sandbox: workload.Pod) -> None:

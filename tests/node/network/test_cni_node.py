@@ -133,6 +133,31 @@ async def test_a_kill_leaves_pods_connected_and_removable(node: CniNode, run_pod
         await network_ready(client, True)
 
 
+async def test_a_switch_of_the_mode_leaves_old_pods(node: CniNode, run_pod: PodRunner) -> None:
+    """There and back: each pod stays READY with its address, and is removed by the mode that it came with."""
+    of_cni = await run_pod()
+    node.kill()
+    node.environment["ROPEWALK_NETWORK_MODE"] = "bridge"
+    await node.start()
+    async with node.client() as client:
+        address = (await client.pod_status(of_cni.id)).network.ip
+        assert node.reserved() == [address]
+        of_bridge = await workload.run_pod(client, workload.pod_spec(logs=node.logs))
+        address = await of_bridge.ip()
+        assert node.reserved() != [address]
+        await client.stop_pod(of_cni.id)
+        await client.remove_pod(of_cni.id)
+        assert node.reserved() == []
+    node.kill()
+    del node.environment["ROPEWALK_NETWORK_MODE"]
+    await node.start()
+    async with node.client() as client:
+        status = await client.pod_status(of_bridge.id)
+        assert (status.state, status.network.ip) == (PodSandboxState.READY, address)
+        await client.stop_pod(of_bridge.id)
+        await client.remove_pod(of_bridge.id)
+
+
 async def test_without_a_configuration_pods_of_the_nodes_network_still_run(
     node: CniNode, client: cri.Client, run_pod: PodRunner
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from ropewalk import ids
 from ropewalk.errors import Invalid
 from ropewalk.spec import pod
+from tests.node.network.lab import ip, run
 from tests.node.network.plugins import ADDRESS, WEB, Net, named
 
 Until = Callable[..., Any]
@@ -130,4 +132,23 @@ async def test_addresses_are_of_the_pod_cidr(net: Net) -> None:
     assert its.addresses == ["10.77.4.2/24"]
     await daemon.detach(id, attachment)
     await daemon.detach(other, its)
+    assert net.left() == []
+
+
+async def test_bandwidth_is_limited(net: Net) -> None:
+    """Debian's plugin: into the pod on its end on the node, out of it on a device of its own."""
+    ipam = {"type": "host-local", "subnet": "10.77.3.0/24", "dataDir": f"{net.directory}/addresses"}
+    net.write({"type": "ptp", "ipam": ipam}, {"type": "bandwidth", "capabilities": {"bandwidth": True}})
+    daemon = await net.start()
+    limits = {"kubernetes.io/ingress-bandwidth": "8M", "kubernetes.io/egress-bandwidth": "4M"}
+    id, attachment = await net.pod(daemon, spec=named("web", annotations=limits))
+    rates = {
+        queue["dev"]: queue["options"]["rate"] * 8
+        for queue in json.loads(run("tc", "-j", "qdisc", "show"))
+        if queue["kind"] == "tbf"
+    }
+    assert rates.pop(attachment.host_interface) == 8_000_000
+    assert list(rates.values()) == [4_000_000]
+    await daemon.detach(id, attachment)
+    assert [link["ifname"] for link in ip("link", "show", "type", "ifb")] == []
     assert net.left() == []

@@ -47,7 +47,6 @@ async def client(tmp_path: Path, puller: Puller) -> AsyncIterator[admin.Client]:
     handlers = Handlers({"crun": works, "runsc": fails}, "crun")
     health = Health(handlers)
     await health.refresh(list(handlers))
-    health._known.set()
     service = AdminService(cast(Any, puller), handlers, health)
     server = wire.Server([(admin_pb2.DESCRIPTOR.services_by_name["Admin"], service)])
     await server.start(str(tmp_path / "s"))

@@ -24,7 +24,6 @@ CONTAINER = ContainerSpec(metadata=ContainerMetadata(name="main"), image=ImageSp
 async def client(tmp_path: Path) -> AsyncIterator[cri.Client]:
     node = Node(tmp_path)
     await node.health.refresh(["crun", "other"])
-    node.health._known.set()
     node.images.record(domain.image())
     server = wire.Server(node.services())
     await server.start(str(tmp_path / "s"))

@@ -14,6 +14,7 @@ from ropewalk.cri.image_service import ImageService
 from ropewalk.cri.runtime_service import RuntimeService
 from ropewalk.cri.status import NodeStatus
 from ropewalk.images.store import Images
+from ropewalk.runtimes.apparmor import AppArmor
 from ropewalk.runtimes.handler import Probe
 from ropewalk.runtimes.health import Health
 from ropewalk.runtimes.registry import Handlers
@@ -55,6 +56,7 @@ class Node:
             self.health,
             cast(Any, self.network),
             cast(Any, self.cgroups),
+            AppArmor(enabled=False),
             config=lambda: {"stateDir": "/run/ropewalk"},
         )
         runtime = RuntimeService(

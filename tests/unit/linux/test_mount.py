@@ -50,3 +50,11 @@ def test_this_machine_has_proc_mounted() -> None:
 def test_mount_data_beyond_a_page_is_refused_before_the_kernel_cuts_it() -> None:
     with pytest.raises(OSError, match="exceeds 4095"):
         mount.mount("overlay", "/nonexistent", "overlay", data="x" * 4096)
+
+
+@pytest.mark.parametrize(
+    ("option", "quoted"),
+    [("volatile", "volatile"), ("size=1", "size=1"), ("context=u:r:t:s0:c1,c2", 'context="u:r:t:s0:c1,c2"')],
+)
+def test_values_with_commas_are_quoted_in_mount_data(option: str, quoted: str) -> None:
+    assert mount.quote(option) == quoted

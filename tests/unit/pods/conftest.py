@@ -19,6 +19,9 @@ from ropewalk.pods.queues import Queues
 from ropewalk.pods.records import Container, Pod
 from ropewalk.pods.recovery import Recovery
 from ropewalk.pods.sandboxes import Sandboxes
+from ropewalk.runtimes.apparmor import AppArmor
+from ropewalk.runtimes.handler import Level, Probe
+from ropewalk.runtimes.health import Health
 from ropewalk.runtimes.oci.facts import NodeFacts
 from ropewalk.runtimes.registry import Handlers
 from ropewalk.spec.container import ContainerMetadata, ContainerSpec
@@ -72,6 +75,8 @@ class Daemon:
         records = Table(database, "containers", Container, noun="container")
         queues, network, snapshotter = Queues(), FakeNetwork(world), FakeSnapshotter(world)
         handlers = Handlers({"crun": FakeHandler(world)}, default="crun")
+        self.health = Health(handlers)
+        self.health.note("crun", Probe(Level.WORKS))
         self.cgroups = FakeCgroups()
         cgroups: Any = self.cgroups
         images: Any = FakeImages()
@@ -85,12 +90,23 @@ class Daemon:
             snapshotter,
             handlers,
             Offload(),
+            AppArmor(enabled=False),
             node=NodeFacts(),
             **place,
         )
         wire: Any = network
         self.sandboxes = Sandboxes(
-            pods, self.containers, queues, wire, cgroups, handlers, Offload(), node=NodeFacts(), instance=name, **place
+            pods,
+            self.containers,
+            queues,
+            wire,
+            cgroups,
+            handlers,
+            self.health,
+            Offload(),
+            node=NodeFacts(),
+            instance=name,
+            **place,
         )
         self.recovery = Recovery(
             self.sandboxes,
@@ -140,7 +156,7 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     """Kernel calls of the pod's own files and namespaces are left out; everything else is real."""
-    monkeypatch.setattr(files, "write", lambda state, id, spec: None)
+    monkeypatch.setattr(files, "write", lambda *_: None)
     monkeypatch.setattr(files, "remove", lambda state, id: None)
     for name in ("make", "unpin", "write_sysctls"):
         monkeypatch.setattr(namespaces, name, lambda *_, **__: None)

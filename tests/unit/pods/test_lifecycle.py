@@ -8,6 +8,7 @@ import pytest
 
 from ropewalk.errors import Kind, RopewalkError
 from ropewalk.pods.records import ContainerPhase, PodPhase
+from ropewalk.runtimes.handler import Task
 from ropewalk.spec.pod import NamespaceMode
 from tests.unit.pods.conftest import Bench, container_spec, pod_spec, settle, with_pid
 
@@ -217,6 +218,23 @@ async def test_stop_kills_what_does_not_obey_and_the_shortest_timeout_wins(bench
     bench.world.obeys = {9}
     await asyncio.gather(bench.daemon.containers.stop(id, 60), bench.daemon.containers.stop(id, 0.01))
     assert bench.world.signals == [(id, 15), (id, 9)]
+    assert bench.daemon.containers.get(id).exit_code == 137
+
+
+async def test_who_cannot_be_asked_to_stop_is_not_waited_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An AppArmor profile may let no signal in."""
+    _, id = await running(bench)
+    handler = bench.daemon.containers._handlers["crun"]
+    signal = handler.signal
+
+    async def denied(id: str, task: Task, signum: int) -> None:
+        if signum != 9:
+            raise RopewalkError("its AppArmor profile does not let signal 15 in", kind=Kind.DENIED)
+        await signal(id, task, signum)
+
+    monkeypatch.setattr(handler, "signal", denied)
+    async with asyncio.timeout(5):
+        await bench.daemon.containers.stop(id, 600)
     assert bench.daemon.containers.get(id).exit_code == 137
 
 

@@ -80,9 +80,9 @@ def test_a_section_with_a_type_is_one_more(tmp_path: Path) -> None:
     second = handlers["second"]
     assert isinstance(second, crun.Handler)
     assert (second.name, second.command.path) == ("second", "/opt/crun")
-    assert second.pod_annotations == ["run.oci.handler"]
+    assert second.config.pod_annotations == ["run.oci.handler"]
     assert (tmp_path / "runtimes/second").is_dir()
-    assert handlers["crun"].pod_annotations == []
+    assert handlers["crun"].config.pod_annotations == []
 
 
 def test_a_built_in_name_may_have_another_type(tmp_path: Path) -> None:

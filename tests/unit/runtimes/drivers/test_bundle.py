@@ -6,10 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from ropewalk.errors import Invalid, NotFound
+from ropewalk.errors import Invalid, NotFound, Unsupported
 from ropewalk.linux import mount
 from ropewalk.runtimes.drivers import bundle
 from ropewalk.runtimes.handler import Task
+from ropewalk.storage import snapshotter
+
+
+def test_a_label_is_an_option_of_the_root_file_systems_mount() -> None:
+    label = "u:r:t:s0:c1,c2"
+    one = snapshotter.Mount(type="overlay", layers=["/l"], upper="/u", work="/w", options=["volatile"])
+    assert bundle.labelled(one, label).options == ["volatile", f"context={label}"]
+    assert one.options == ["volatile"]
+    with pytest.raises(Unsupported, match="/copy"):
+        bundle.labelled(snapshotter.Mount(type="bind", source="/copy"), label)
 
 
 def test_what_undo_needs_is_read_back(tmp_path: Path) -> None:

@@ -2,13 +2,45 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
-from ropewalk.linux import cgroup
+import pytest
+
+from ropewalk.errors import Kind, RopewalkError
+from ropewalk.linux import cgroup, process
 from ropewalk.runtimes import refusals
-from ropewalk.runtimes.handler import Boundary, Node
+from ropewalk.runtimes.drivers import bundle
+from ropewalk.runtimes.handler import Boundary, Node, Task
 from ropewalk.runtimes.handlers import crun
 from ropewalk.spec.pod import PodSpec
+
+
+async def test_a_profile_that_lets_no_signal_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stop signal is refused with what to do, and SIGKILL goes by the cgroup."""
+    handler = crun.Handler(crun.Config(), Node(str(tmp_path), cgroup.detect()))
+    killed: list[str] = []
+
+    async def kill(path: str) -> None:
+        killed.append(path)
+
+    def denied(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(handler.cgroups, "kill", kill)
+    monkeypatch.setattr(process, "send_signal", denied)
+    own = bundle.Bundle(str(tmp_path / "containers" / "c1"))
+    own.make(bundle.Record(runtime="crun", cgroup="/pod/c1"))
+    task = Task(pid=os.getpid(), pid_start=process.start_time(os.getpid()) or 0)
+    with pytest.raises(RopewalkError, match="does not let signal 15 in") as caught:
+        await handler.signal("c1", task, 15)
+    assert caught.value.kind is Kind.DENIED
+    assert "peer=unconfined" in caught.value.hint
+    assert killed == []
+    await handler.signal("c1", task, 9)
+    await handler.kill("c1", task, "/pod/c1")
+    assert killed == ["/pod/c1"] * 2
 
 
 def test_it_is_built_without_its_programs(tmp_path: Path) -> None:

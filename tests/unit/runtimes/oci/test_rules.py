@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from ropewalk import errors
 from ropewalk.errors import Kind
@@ -146,7 +148,11 @@ DEFAULT, UNCONFINED, LOCALHOST = pod.ProfileType
         (Security(apparmor_profile="runtime/default"), "ropewalk-default", None),
         (Security(apparmor_profile="mine"), None, None),
         (Security(apparmor=Profile(LOCALHOST, "mine"), apparmor_profile="localhost/other"), "mine", None),
-        (Security(apparmor=Profile(LOCALHOST, "mine"), privileged=True), "", ""),
+        (Security(apparmor=Profile(LOCALHOST, "mine"), privileged=True), "mine", None),
+        (Security(apparmor=Profile(LOCALHOST, "other"), privileged=True), None, None),
+        (Security(apparmor=Profile(DEFAULT), privileged=True), "", None),
+        (Security(apparmor=Profile(UNCONFINED), privileged=True), "unconfined", ""),
+        (Security(privileged=True), "", ""),
     ],
 )
 def test_apparmor(context: Security, with_lsm: str | None, without: str | None) -> None:
@@ -159,18 +165,30 @@ def test_apparmor(context: Security, with_lsm: str | None, without: str | None) 
 
 
 def test_apparmor_without_a_default_profile() -> None:
-    node = facts.NodeFacts(apparmor=True)
+    node = facts.NodeFacts(apparmor=True, apparmor_problem="no apparmor_parser on this node: apt-get install apparmor")
     assert security.apparmor(Security(), node) == ""
-    with pytest.raises(errors.Unsupported, match="no default profile"):
+    with pytest.raises(errors.Unsupported, match="no default profile") as caught:
         security.apparmor(Security(apparmor=Profile()), node)
+    assert "apt-get install apparmor" in caught.value.hint
 
 
-def test_selinux_is_ignored_where_absent_and_never_dropped_where_present() -> None:
-    context = Security(selinux_options=pod.SELinuxOption(level="s0:c1,c2"))
-    assert security.selinux_label(context, V2) == ""
-    assert security.selinux_label(Security(), facts.NodeFacts(selinux=True)) == ""
-    with pytest.raises(errors.Unsupported, match="s0:c1,c2"):
-        security.selinux_label(context, facts.NodeFacts(selinux=True))
+@pytest.mark.parametrize(
+    ("context", "named", "default"),
+    [
+        (Security(), "", True),
+        (Security(apparmor=Profile(DEFAULT)), "", True),
+        (Security(apparmor_profile="runtime/default"), "", True),
+        (Security(apparmor=Profile(UNCONFINED), apparmor_profile="localhost/mine"), "", False),
+        (Security(apparmor=Profile(LOCALHOST, "localhost/mine")), "mine", False),
+        (Security(apparmor_profile="localhost/mine"), "mine", False),
+        (Security(apparmor=Profile(LOCALHOST, "mine"), privileged=True), "mine", False),
+        (Security(privileged=True), "", False),
+        (Security(apparmor=Profile(DEFAULT), privileged=True), "", False),
+    ],
+)
+def test_what_must_be_loaded(context: Security, named: str, *, default: bool) -> None:
+    assert security.named_apparmor(context) == named
+    assert security.wants_default_apparmor(context) is default
 
 
 def test_paths_are_given_as_they_are() -> None:
@@ -191,8 +209,9 @@ def marks(allow: list[str], **given: str) -> dict[str, str]:
 
 def test_no_annotation_of_the_request_passes_by_default() -> None:
     found = marks([])
-    assert all(key.startswith("io.kubernetes.cri.") for key in found)
-    assert found["io.kubernetes.cri.container-type"] == "container"
+    assert all(key.startswith(("io.kubernetes.cri.", "io.kubernetes.cri-o.")) for key in found)
+    assert found["io.kubernetes.cri.container-type"] == found["io.kubernetes.cri-o.ContainerType"] == "container"
+    assert found["io.kubernetes.cri.sandbox-id"] == found["io.kubernetes.cri-o.SandboxID"] == "s"
     assert found["io.kubernetes.cri.image-name"] == "docker.io/library/app:1"
 
 
@@ -210,7 +229,10 @@ def test_the_handlers_allow_list_opens_keys_but_never_the_dangerous_ones() -> No
         }
     )
     found = runtime_annotations.of_container(samples.pod_spec(), spec, sandbox_id="s", allow=["*"])
-    ours = {key: value for key, value in found.items() if key.startswith("io.kubernetes.cri.")}
+    assert "io.kubernetes.cri-o.TrySkipVolumeSELinuxLabel" not in found
+    ours = {
+        key: value for key, value in found.items() if key.startswith(("io.kubernetes.cri.", "io.kubernetes.cri-o."))
+    }
     theirs = {key: value for key, value in found.items() if key not in ours}
     assert theirs == {
         "run.oci.handler": "krun",
@@ -221,3 +243,23 @@ def test_the_handlers_allow_list_opens_keys_but_never_the_dangerous_ones() -> No
     one = runtime_annotations.of_container(samples.pod_spec(), spec, sandbox_id="s", allow=["krun.*"])
     assert "krun.cpus" in one
     assert "run.oci.handler" not in one
+
+
+def test_whoever_runs_the_node_decides_over_the_pod() -> None:
+    given = {"run.oci.handler": "krun", "a": "pod"}
+    spec, owner = samples.container_spec(annotations=given), {"run.oci.handler": "wasm"}
+    found = runtime_annotations.of_container(samples.pod_spec(), spec, sandbox_id="s", allow=["*"], fixed=owner)
+    assert (found["run.oci.handler"], found["a"]) == ("wasm", "pod")
+    assert runtime_annotations.of_sandbox(samples.pod_spec(), sandbox_id="s", fixed=owner)["run.oci.handler"] == "wasm"
+
+
+def test_a_sandbox_tells_how_much_the_pod_may_use() -> None:
+    limits = pod.LinuxContainerResources(cpu_period=100_000, cpu_quota=50_000, memory_limit_in_bytes=1 << 28)
+    linux = pod.LinuxPodSandboxConfig(resources=limits, overhead=pod.LinuxContainerResources(memory_limit_in_bytes=1))
+    found = runtime_annotations.of_sandbox(replace(samples.pod_spec(), linux=linux), sandbox_id="s")
+    assert found["io.kubernetes.cri.container-type"] == found["io.kubernetes.cri-o.ContainerType"] == "sandbox"
+    assert found["io.kubernetes.cri.sandbox-cpu-quota"] == "50000"
+    assert found["io.kubernetes.cri.sandbox-memory"] == str(1 << 28)
+    told = json.loads(found["io.kubernetes.cri-o.PodLinuxResources"])
+    assert told == {"cpu_period": 100_000, "cpu_quota": 50_000, "memory_limit_in_bytes": 1 << 28}
+    assert json.loads(found["io.kubernetes.cri-o.PodLinuxOverhead"]) == {"memory_limit_in_bytes": 1}
