@@ -75,7 +75,9 @@ async def weigh(place: Place, handlers: dict[str, crun.Handler]) -> dict[str, fl
             await box.start()
             boxes[name].append(box)
     await asyncio.sleep(3)
-    found = {name: accounting.pss_mb({box.task.monitor_pid for box in some}) * 1000 / CROWD for name, some in boxes.items()}
+    found = {
+        name: accounting.pss_mb({box.task.monitor_pid for box in some}) * 1000 / CROWD for name, some in boxes.items()
+    }
     for box in (box for some in boxes.values() for box in some):
         await box.kill()
         await box.delete()

@@ -9,14 +9,14 @@
  *       LOG, in CRI format; EXIT, the file for the exit code, which appears when all output is in the log; MEMORY, the
  *       memory.events of the container's cgroup: a file `oom` says that its OOM killer was at work. "": none.
  *       FLAGS: t, a terminal, by the runtime's --console-socket `console`; i, keep a standard input; o, until the first
- *       attacher's end. START and WAIT: for gVisor, which takes the streams at START, and whose WAIT alone tells the code.
+ *       attacher's end. START, WAIT: for gVisor, which takes the streams at START, and whose WAIT alone tells the code.
  *   ropewalk-monitor log LOG [dir DIRECTORY]
  *       containerd's binary:// logger; it shuffles the pairs. Descriptors 3 and 4 are what was written to stdout and
  *       stderr; 5 is closed when we are ready. With a directory, `ctl` and `attach` are made there.
  *
  * Wire formats are conmon's (2.1): `ctl` takes lines "1 HEIGHT WIDTH" (terminal size), "2 0 0" (LOG.tmp becomes LOG)
- * and, of ours, "3 0 0": run START, whose exit code appears in the file `started`. Packets from `attach` begin with byte
- * 2 (stdout) or 3 (stderr), packets to it are standard input. SIGTERM: take what is there, and go without an exit file.
+ * and, of ours, "3 0 0": run START, whose exit code appears in the file `started`. Packets from `attach` begin with
+ * byte 2 (stdout) or 3 (stderr), those to it are standard input. SIGTERM: take what is there, go without an exit file.
  *
  * What must hold: nothing that an attacher, a full disk or the daemon does blocks the container or loses a line without
  * saying so; the exit file is never early, and never waits for who inherited the container's pipes; an idle monitor
@@ -41,7 +41,6 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
-#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -77,14 +76,14 @@ struct stream {
 
 static _Alignas(4096) char buffers[2][LINE + CHUNK], batch[BATCH], input[CHUNK];
 static struct stream streams[2] = {{" stdout ", buffers[0], 0, 0, false}, {" stderr ", buffers[1], 0, 0, false}};
-static struct { const char *path; int fd, error; size_t begin, end; uint64_t lost; int64_t retry; } journal = {.fd = -1};
+static struct { const char *path; int fd, error; size_t begin, end; long lost; int64_t retry; } journal = {.fd = -1};
 static struct { size_t begin, end; bool once, stuck, deaf[PEERS]; } in; /* deaf: has nothing more to say */
 static char **commands[4];
 static struct { pid_t creator, container, starter, waiter; } pids;
 static struct { const char *path; char temporary[PATH_MAX]; int fd; } end_file = {.fd = -1};
 static const char *memory; /* memory.events of the container's cgroup */
 static struct winsize size;
-static int fds[ALL], ends[3] = {-1, -1, -1}; /* the container's ends of its pipes */
+static int fds[ALL] = {[0 ... ALL - 1] = -1}, ends[3] = {-1, -1, -1}; /* the container's ends of its pipes */
 static int poller, told = -1, waits;         /* told: what `wait` writes */
 static bool terminal, touched, going;
 static int64_t now; /* ms on no particular clock */
@@ -139,12 +138,9 @@ static void read_time(void) {
     unsigned year = (of_era - of_era / 1460 + of_era / 36524 - of_era / 146096) / 365;
     unsigned of_year = of_era - (365 * year + year / 4 - year / 100), march = (5 * of_year + 2) / 153;
     unsigned month = march < 10 ? march + 3 : march - 9, of_day = (unsigned)(second % 86400);
+    unsigned rest[] = {month, of_year - (153 * march + 2) / 5 + 1, of_day / 3600, of_day / 60 % 60, of_day % 60};
     put_number(stamp, year + era * 400 + (month <= 2), 4);
-    put_number(stamp + 5, month, 2);
-    put_number(stamp + 8, of_year - (153 * march + 2) / 5 + 1, 2);
-    put_number(stamp + 11, of_day / 3600, 2);
-    put_number(stamp + 14, of_day / 60 % 60, 2);
-    put_number(stamp + 17, of_day % 60, 2);
+    for (int i = 0; i < 5; i++) put_number(stamp + 5 + 3 * i, rest[i], 2);
 }
 
 /* The log. Lines are put into `batch` and written together. While the disk is full the batch is kept, later lines are
@@ -161,17 +157,15 @@ static void write_batch(void) {
         }
         journal.begin += (size_t)count;
     }
+    int error = journal.error;
     journal.begin = journal.end = 0;
-    if (journal.lost) {
-        read_time();
-        char *to = put_number(stpcpy(stpcpy(batch, stamp), " stderr F ropewalk-monitor: "), journal.lost, 1);
-        journal.end = (size_t)(stpcpy(stpcpy(stpcpy(to, " lines were lost: "), strerror(journal.error)), "\n") - batch);
-        journal.error = 0;
-        journal.lost = 0;
-        write_batch();
-    } else {
-        journal.error = 0;
-    }
+    journal.error = 0;
+    if (!journal.lost) return;
+    read_time();
+    char *to = put_number(stpcpy(stpcpy(batch, stamp), " stderr F ropewalk-monitor: "), (uint64_t)journal.lost, 1);
+    journal.end = (size_t)(stpcpy(stpcpy(stpcpy(to, " lines were lost: "), strerror(error)), "\n") - batch);
+    journal.lost = 0;
+    write_batch();
 }
 
 static void put_line(const struct stream *stream, char kind, const char *text, size_t length) {
@@ -233,8 +227,10 @@ static bool send_packet(int fd, char first, const char *data, size_t length) {
 /* One that does not keep up is dropped: nothing waits for it. */
 static void show(char tag, const char *data, size_t length) {
     for (int about = PEER; about < ALL; about++)
-        for (size_t sent = 0; fds[about] >= 0 && sent < length; sent += PACKET)
-            if (!send_packet(fds[about], tag, data + sent, length - sent < PACKET ? length - sent : PACKET)) discard(about);
+        for (size_t sent = 0, part; fds[about] >= 0 && sent < length; sent += part) {
+            part = length - sent < PACKET ? length - sent : PACKET;
+            if (!send_packet(fds[about], tag, data + sent, part)) discard(about);
+        }
 }
 
 /* For one packet, since there may be no room for a second. One that has nothing more to say is watched for its end. */
@@ -324,15 +320,13 @@ static void pump(int about, size_t limit, bool all) {
     for (size_t taken = 0; fds[about] >= 0 && taken < limit;) {
         ssize_t count = TEMP_FAILURE_RETRY(read(fds[about], stream->buffer + stream->held, CHUNK));
         if (count < 0 && errno == EAGAIN) break;
-        if (count < 0 && terminal && about == STDOUT) { /* EIO: nobody has it open; somebody may open it again */
-            watch(about, 0);
-            stream->hung = true;
+        if (count <= 0) {
             stream->since = now;
-        } else if (count <= 0) {
-            show_unfinished(stream);
-            discard(about);
+            stream->hung = count < 0 && terminal && about == STDOUT; /* EIO: nobody has it open, but somebody may */
+            if (stream->hung) watch(about, 0);
+            else show_unfinished(stream), discard(about);
+            break;
         }
-        if (count <= 0) break;
         read_time();
         if (about == STDERR && pids.creator) { /* the runtime speaks: to be kept, not logged */
             stream->held = stream->held + (size_t)count < LINE ? stream->held + (size_t)count : LINE;
@@ -348,19 +342,14 @@ static void pump(int about, size_t limit, bool all) {
 }
 
 static void receive_terminal(void) {
-    char byte, control[CMSG_SPACE(sizeof(int))];
+    char byte, handed[CMSG_SPACE(sizeof(int))];
     struct iovec part = {&byte, 1};
-    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
-    struct termios mode;
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = handed, .msg_controllen = sizeof handed};
     int fd = accept4(fds[CONSOLE], NULL, NULL, SOCK_CLOEXEC);
     if (fd >= 0 && recvmsg(fd, &message, MSG_CMSG_CLOEXEC) >= 0 && CMSG_FIRSTHDR(&message)) {
         memcpy(&fds[STDOUT], CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(int));
         (void)!fcntl(fds[STDOUT], F_SETFL, O_RDWR | O_NONBLOCK);
-        if (tcgetattr(fds[STDOUT], &mode) == 0) { /* as conmon does: not every runtime leaves it so */
-            mode.c_oflag |= ONLCR;
-            (void)!tcsetattr(fds[STDOUT], TCSANOW, &mode);
-        }
-        (void)!ioctl(fds[STDOUT], TIOCSWINSZ, &size);
+        if (size.ws_row) (void)!ioctl(fds[STDOUT], TIOCSWINSZ, &size);
         fds[STDIN] = fcntl(fds[STDOUT], F_DUPFD_CLOEXEC, 0);
         watch(STDOUT, EPOLLIN);
         discard(CONSOLE);
@@ -464,10 +453,8 @@ static bool publish(int fd, const char *temporary, const char *path, int code) {
 }
 
 static void wait_by_command(void) {
-    int pair[2] = {-1, -1};
-    if (pipe2(pair, O_CLOEXEC) == 0) told = pair[0];
-    pids.waiter = run(commands[WAIT], (const int[]){-1, pair[1], -1});
-    drop(&pair[1]);
+    told = memfd_create("wait", MFD_CLOEXEC);
+    pids.waiter = run(commands[WAIT], (const int[]){-1, told, -1});
     if (pids.waiter < 0) finish(LOST);
 }
 
@@ -485,7 +472,7 @@ static void begin(int status) {
 /* `wait` has ended: {"id": ..., "exitStatus": N} if it could tell. */
 static void understand(int status) {
     char text[512] = "", *found = NULL;
-    if (told >= 0 && read(told, text, sizeof text - 1) > 0) found = strstr(text, "\"exitStatus\":");
+    if (pread(told, text, sizeof text - 1, 0) > 0) found = strstr(text, "\"exitStatus\":");
     drop(&told);
     if (WIFSIGNALED(status) && waits++ < WAITS) wait_by_command();
     else finish(status == 0 && found ? atoi(found + sizeof "\"exitStatus\":" - 1) : LOST);
@@ -613,9 +600,8 @@ static _Noreturn void loop(void) {
 
 static void set_up_process(unsigned first_foreign) {
     sigset_t all, wanted;
-    for (int about = 0; about < ALL; about++) fds[about] = -1;
     close_range(first_foreign, ~0U, 0);
-    sigfillset(&all); /* SIGPIPE and SIGXFSZ, too: write(2) tells. Blocked and not ignored: that, commands would inherit */
+    sigfillset(&all); /* SIGPIPE and SIGXFSZ, too: write(2) tells. Not ignored: that, commands would inherit */
     sigdelset(&all, SIGALRM);
     sigprocmask(SIG_SETMASK, &all, NULL);
     sigemptyset(&wanted);
@@ -634,12 +620,12 @@ static void listen_at(const char *name, int about, int type) {
     stpcpy(address.sun_path, name);
     unlink(name);
     int fd = fds[about] = socket(AF_UNIX, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(fd, 16) < 0) fail(name);
+    if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(fd, 64) < 0) fail(name);
     watch(about, EPOLLIN | EPOLLET); /* once: without a descriptor for accept(2) it would come again for ever */
 }
 
 static void set_up_files(const char *log) {
-    mode_t inherited = umask(0077);
+    mode_t inherited = umask(0177);
     listen_at("attach", ATTACH, SOCK_SEQPACKET);
     unlink("ctl");
     if (mkfifo("ctl", 0600) < 0 || (fds[CTL] = open("ctl", O_RDWR | O_NONBLOCK | O_CLOEXEC)) < 0) fail("ctl");
@@ -672,10 +658,10 @@ static void set_up_streams(bool input_kept) {
     }
 }
 
-static _Noreturn void usage(void) {
-    static const char text[] = "started by ropewalk, or by containerd as binary:///.../ropewalk-monitor?log=PATH\n";
-    (void)!write(STDERR_FILENO, text, sizeof text - 1);
-    _exit(2);
+static _Noreturn void usage(bool asked) {
+    static const char text[] = "ropewalk-monitor " VERSION "\nstarted by ropewalk, or by containerd: "
+                               "binary:///.../ropewalk-monitor?log=PATH\n";
+    _exit(write(asked ? STDOUT_FILENO : STDERR_FILENO, text, sizeof text - 1) < 0 || !asked);
 }
 
 static _Noreturn void run_container(const char *log, const char *end, const char *flags, char **words) {
@@ -684,7 +670,7 @@ static _Noreturn void run_container(const char *log, const char *end, const char
         while (*words && **words) words++;
         if (*words) *words++ = NULL;
     }
-    if (!commands[UNDO] || !commands[START] != !commands[WAIT]) usage();
+    if (!commands[UNDO] || !commands[START] != !commands[WAIT]) usage(false);
     terminal = strchr(flags, 't');
     in.once = strchr(flags, 'o');
     set_up_process(4);
@@ -701,7 +687,7 @@ static _Noreturn void run_container(const char *log, const char *end, const char
 static _Noreturn void run_logger(char **argv) {
     const char *log = NULL, *directory = NULL;
     for (; argv[0] && argv[1]; argv += 2) *(strcmp(argv[0], "log") ? &directory : &log) = argv[1];
-    if (!log) usage();
+    if (!log) usage(false);
     set_up_process(6);
     if (directory && chdir(directory) < 0) fail(directory);
     if (directory) set_up_files(log);
@@ -722,7 +708,5 @@ int main(int argc, char **argv) {
         run_container(argv[2], argv[3], argv[5], argv + 6);
     }
     if (argc > 2) run_logger(argv + 1);
-    if (argc == 2 && !strcmp(argv[1], "--version"))
-        _exit(write(STDOUT_FILENO, "ropewalk-monitor " VERSION "\n", sizeof "ropewalk-monitor " VERSION) < 0);
-    usage();
+    usage(argc == 2 && !strcmp(argv[1], "--version"));
 }
