@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from tools import images
+from tools import images, shims
 
 
 def main() -> int:
     images.ensure()
+    shims.ensure()
     print("set up: ./dev demo shows it, ./dev test checks it")
     return 0
 

@@ -16,7 +16,7 @@ from msgspec import structs
 from ropewalk.errors import RopewalkError
 from ropewalk.linux import libc, mount, thread
 from ropewalk.runtimes import trial
-from ropewalk.runtimes.drivers import idmap, oci
+from ropewalk.runtimes.drivers import idmap
 from ropewalk.runtimes.handler import Capabilities, Task
 from ropewalk.storage import snapshotter
 
@@ -25,7 +25,7 @@ OWNED = ("network", "ipc", "uts")
 PROC_NAMES = {"network": "net"}  # where /proc/PID/ns says it differently
 
 
-async def measure(driver: oci.Driver, capabilities: Capabilities) -> tuple[Capabilities, str]:
+async def measure(driver: trial.Subject, capabilities: Capabilities) -> tuple[Capabilities, str]:
     """`capabilities` with what was found, and a sentence of evidence."""
     read_only = await _reason(_recursive_read_only(driver))
     users = await _reason(_user_namespaces(driver))
@@ -44,7 +44,7 @@ async def _reason(trial: contextlib.AbstractAsyncContextManager[str]) -> str:
 
 
 @contextlib.asynccontextmanager
-async def _recursive_read_only(driver: oci.Driver) -> AsyncIterator[str]:
+async def _recursive_read_only(driver: trial.Subject) -> AsyncIterator[str]:
     """/sys has mounts below it wherever there are control groups."""
     spec = trial.build_spec()
     mounts = [{"destination": "/sys", "type": "bind", "source": "/sys", "options": ["rbind", "rprivate", "rro"]}]
@@ -55,7 +55,7 @@ async def _recursive_read_only(driver: oci.Driver) -> AsyncIterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def _user_namespaces(driver: oci.Driver) -> AsyncIterator[str]:
+async def _user_namespaces(driver: trial.Subject) -> AsyncIterator[str]:
     """A container with a user namespace, a second one that joins it, as those of a pod do, and an overlay of mapped
     layers on the file system that has the images'."""
     own = [{"type": kind} for kind in ("user", "mount", "pid", *OWNED)]

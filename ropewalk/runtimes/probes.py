@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 from msgspec import structs
 
 from ropewalk.errors import RopewalkError
 from ropewalk.linux import process, spawn
 from ropewalk.runtimes import handler, measures, trial
 from ropewalk.runtimes.drivers import init, oci
+from ropewalk.runtimes.drivers.shim import driver as shims
 from ropewalk.runtimes.handler import Level
 
 SECONDS = 10.0
@@ -45,6 +48,40 @@ async def _try(driver: oci.Driver, *, packages: str) -> handler.Probe:
     if not alive:
         return handler.Probe(Level.PRESENT, version=versions[0], evidence=f"{evidence}, but it ended at once")
     return handler.Probe(Level.WORKS, version=versions[0], evidence=evidence)
+
+
+async def run_shim(driver: shims.Driver) -> handler.Probe:
+    """Start a shim, have it run a pod's own container or sandbox, and delete both."""
+    seen = await _try_shim(driver)
+    if seen.works and driver.direct:
+        driver.capabilities, more = await measures.measure(driver, driver.capabilities)
+        seen = structs.replace(seen, evidence=f"{seen.evidence}; {more}")
+    return seen
+
+
+async def _try_shim(driver: shims.Driver) -> handler.Probe:
+    try:
+        version = await driver.binary.version()
+    except (OSError, RopewalkError) as error:
+        hint = getattr(error, "hint", "")
+        return handler.Probe(Level.ABSENT, evidence=getattr(error, "message", str(error)), advice=hint)
+    if not os.access(driver.settings.logger, os.X_OK):
+        return handler.Probe(Level.ABSENT, version, f"no {driver.settings.logger}", "install ropewalk's wheel")
+    problem = driver.cgroups.problem() if driver.direct else ""
+    if problem:
+        return handler.Probe(Level.PRESENT, version, problem, problem.rpartition("; ")[2])
+    try:
+        async with trial.running(driver, trial.build_spec()) as task:
+            alive = process.is_alive(task.pid, task.pid_start)
+    except RopewalkError as error:
+        return handler.Probe(
+            Level.PRESENT, version, "; ".join([error.message, *getattr(error, "__notes__", ())]), error.hint
+        )
+    known = driver.binary.known()
+    dialect = f", start protocol {known.dialect.value}" if known is not None else ""
+    if not alive:
+        return handler.Probe(Level.PRESENT, version, "what it ran for a pod ended at once")
+    return handler.Probe(Level.WORKS, version, f"{driver.binary.path}{dialect}; ran {init.PROGRAM} in a pod of its own")
 
 
 async def read_version(program: str) -> str:

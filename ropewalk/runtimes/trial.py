@@ -6,17 +6,35 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Protocol
 
 from ropewalk.runtimes import handler
-from ropewalk.runtimes.drivers import init, oci
+from ropewalk.runtimes.drivers import init
 from ropewalk.spec.pod import PodSpec
 
 NAMESPACES = ("pid", "mount", "ipc", "uts", "network", "cgroup")
 
 
+class Subject(Protocol):
+    """What a driver offers to its probe."""
+
+    probing: set[str]  # ids of probes under way, which no row owns
+
+    @property
+    def node(self) -> handler.Node: ...
+
+    @property
+    def probe_prefix(self) -> str: ...
+
+    def probe_cgroup(self, id: str) -> str: ...
+
+    async def run_init(self, plan: handler.PodPlan) -> handler.Task: ...
+
+    async def delete(self, id: str, cgroup: str) -> None: ...
+
+
 @contextlib.asynccontextmanager
-async def running(driver: oci.Driver, spec: dict[str, Any]) -> AsyncIterator[handler.Task]:
+async def running(driver: Subject, spec: dict[str, Any]) -> AsyncIterator[handler.Task]:
     """A container of the init alone, for as long as this lasts. Its control group is put into the spec."""
     id = f"{driver.probe_prefix}{os.urandom(8).hex()}"
     cgroup = driver.probe_cgroup(id)
@@ -43,6 +61,7 @@ def build_spec(cgroup: str = "") -> dict[str, Any]:
         "process": {
             "user": {"uid": 65534, "gid": 65534},
             "args": [init.PROGRAM, "-P"],
+            "env": ["PATH=/"],
             "cwd": "/",
             "noNewPrivileges": True,
         },

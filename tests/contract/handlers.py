@@ -6,31 +6,48 @@ machine is skipped with what its probe said.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import pytest
 
+from ropewalk.linux import spawn
 from ropewalk.runtimes import health, registry
 from ropewalk.runtimes.handler import Capabilities, Handler, Probe
-from ropewalk.runtimes.handlers import crun
+from ropewalk.runtimes.handlers import crun, shim
 from tests.fakes.boxes import Place
+from tools import shims
 
 Maker = Callable[[Place], Handler]
 
 
 def built_in(name: str) -> Maker:
+    """A program that the daemon would not find may be in the developer's PATH."""
+
     def make(place: Place) -> Handler:
         found = registry.find(name)
         assert found is not None
-        return found.Handler(found.Config(), place.node, name=name)
+        config = found.Config()
+        program: str = getattr(config, "path", "")
+        if program and shutil.which(program, path=spawn.PATH) is None and (own := shutil.which(program)):
+            config = msgspec.convert({"path": own}, found.Config)
+        return found.Handler(config, place.node, name=name)
 
     return make
 
 
+def by_shim(program: Path) -> Maker:
+    return lambda place: shim.Handler(shim.Config(path=str(program)), place.node)
+
+
+SHIMS = {"shim": shims.find(), "newer-shim": shims.newer()}
 HANDLERS: dict[str, Maker] = {
     **{name: built_in(name) for name in registry.built_in()},
     "crun-conmon": lambda place: crun.Handler(crun.Config(monitor="conmon"), place.node),
+    **{name: by_shim(program) for name, program in SHIMS.items() if program is not None},
 }
 
 
@@ -40,6 +57,12 @@ class Known(NamedTuple):
 
 
 KNOWN: dict[str, Known] = {}  # each is probed once per process
+
+
+def needs(handler: Handler, capability: str) -> None:
+    """Skip a test of what this handler says that it does not do; that it refuses is a test of its own."""
+    if not getattr(handler.capabilities, capability):
+        pytest.skip(f"{handler.name} has no {capability}")
 
 
 async def ready(name: str, place: Place) -> Handler:

@@ -187,7 +187,7 @@ def test_a_wheel_carries_generated_code_monitor_and_types(repository: Path, tmp_
     skip = shutil.ignore_patterns("*_pb2*", "__pycache__", "ropewalk-monitor")
     for name in ("ropewalk", "csrc", "proto", "tools"):
         shutil.copytree(repository / name, source / name, ignore=skip)
-    for name in ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE", ".gitignore"):  # hatch obeys the last
         shutil.copy(repository / name, source)
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     done = subprocess.run(build, cwd=source, capture_output=True, text=True, check=False)
@@ -198,7 +198,7 @@ def test_a_wheel_carries_generated_code_monitor_and_types(repository: Path, tmp_
         monitor = archive.getinfo("ropewalk/runtimes/monitors/ropewalk-monitor")
     assert monitor.external_attr >> 16 & 0o111, "it is not executable"
     assert wheel.name.endswith(f"-py3-none-{sysconfig.get_platform().replace('-', '_')}.whl")
-    code = {f"ropewalk/wire/pb/{name}_pb2.{end}" for name in ("cri", "admin") for end in ("py", "pyi")}
+    code = {f"ropewalk/wire/pb/{name}_pb2.{end}" for name in ("cri", "admin", "shim", "ttrpc") for end in ("py", "pyi")}
     assert code | {"ropewalk/py.typed", "ropewalk/__main__.py"} <= set(names)
     assert wheel.name.startswith(f"ropewalk-{VERSION}-")
     shared = {name.partition("/data/share/")[2] for name in names if "/data/share/" in name}

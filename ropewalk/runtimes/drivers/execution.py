@@ -64,7 +64,7 @@ async def run(
             async with asyncio.timeout(timeout or None):
                 code = await child.wait()
                 if pid_file and not code:
-                    child = _adopt(pid_file, description)
+                    child = adopt(pid_file, description)
                     code = await child.wait()
                     code = code if code >= 0 else 128 - code
         except (TimeoutError, asyncio.CancelledError) as error:
@@ -103,7 +103,7 @@ def _start(
     if pid_file:
         argv.append("--detach")
         stack.enter_context(spawn.expecting_orphan())
-        stack.callback(_forget, pid_file)
+        stack.callback(forget, pid_file)
     argv.append(id)
     outputs = [spawn.Output(limit) for _ in range(2)]
     for output in outputs:
@@ -120,12 +120,12 @@ def _start(
     return log, child, outputs
 
 
-def _adopt(pid_file: str, description: dict[str, Any]) -> spawn.Process:
+def adopt(pid_file: str, description: dict[str, Any]) -> spawn.Process:
     with open(pid_file, encoding="ascii") as file:
         return spawn.adopt(int(file.read()), description["args"])
 
 
-def _forget(pid_file: str) -> None:
+def forget(pid_file: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(pid_file)
 
@@ -178,22 +178,28 @@ async def end(cgroups: cgroup.Cgroups, path: str, child: spawn.Process, mark: in
     """Kill all in the container that carries the mark. The runtime then reaps what it started and ends: killed before,
     it would leave zombies to the node's init, and a container cannot end before each is reaped. It is killed only if
     it stays, and then it may have started something meanwhile. RopewalkError if some do not die."""
-    left: list[int] = []
-
-    async def kill_marked() -> None:
-        nonlocal left
-        while left := [pid for pid in cgroups.processes(path) if carries(pid, mark)]:
-            await asyncio.gather(*(_kill(pid, mark) for pid in left))
-
+    await kill_marked(cgroups, path, mark)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(REAP_SECONDS):
+            await child.wait()
+    child.kill()
     try:
         async with asyncio.timeout(KILL_SECONDS):
-            await kill_marked()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(REAP_SECONDS):
-                    await child.wait()
-            child.kill()
             await child.wait()
-            await kill_marked()
+    except TimeoutError:
+        raise RopewalkError(
+            f"the runtime of a timed-out command does not die: {child.pid}", kind=Kind.TIMEOUT
+        ) from None
+    await kill_marked(cgroups, path, mark)
+
+
+async def kill_marked(cgroups: cgroup.Cgroups, path: str, mark: int) -> None:
+    """Until nothing in the cgroup carries the mark. RopewalkError if some do not die."""
+    left: list[int] = []
+    try:
+        async with asyncio.timeout(KILL_SECONDS):
+            while left := [pid for pid in cgroups.processes(path) if carries(pid, mark)]:
+                await asyncio.gather(*(_kill(pid, mark) for pid in left))
     except TimeoutError:
         raise RopewalkError(f"processes {left} of a timed-out command do not die", kind=Kind.TIMEOUT) from None
 

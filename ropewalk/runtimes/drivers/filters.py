@@ -77,9 +77,13 @@ class Filters:
         self._known[key] = base64.b64encode(program).decode()
 
 
+def is_attached(spec: dict[str, Any]) -> bool:
+    return ANNOTATION in spec.get("annotations", {})
+
+
 def detach(spec: dict[str, Any]) -> dict[str, Any]:
     """The spec without a ready-made filter."""
-    if ANNOTATION not in spec.get("annotations", {}):
+    if not is_attached(spec):
         return spec
     return {**spec, "annotations": {name: value for name, value in spec["annotations"].items() if name != ANNOTATION}}
 

@@ -17,7 +17,7 @@ from ropewalk.linux import process
 from tools import node as nodes
 from tools import trace
 
-STATE = ("pods", "containers", "runtimes/crun", "runtimes/runc", "exits", "consoles")
+STATE = ("pods", "containers", "runtimes/crun", "runtimes/runc", "runtimes/k8s.io", "exits", "consoles")
 DIRECTORIES = (*(f"state/{name}" for name in STATE), "root/tmp")
 
 

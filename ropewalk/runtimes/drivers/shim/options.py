@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from ropewalk.linux import cgroup_systemd
 from ropewalk.wire.pb import shim_pb2 as pb
 
 RUNC = "containerd.runc.v1.Options"
@@ -13,10 +14,20 @@ GENERIC = "runtimeoptions.v1.Options"
 SPEC = "types.containerd.io/opencontainers/runtime-spec/1/"
 
 
-def build_runc(*, root: str, binary: str = "", systemd: bool = False) -> pb.Any:
+def build_runc(*, root: str, binary: str = "") -> pb.Any:
     """Of containerd-shim-runc-v2. `root`: where the OCI runtime keeps its state; `binary`: which one, "" for runc."""
-    value = pb.RuncOptions(root=root, binary_name=binary, systemd_cgroup=systemd)
+    value = pb.RuncOptions(root=root, binary_name=binary)
     return pb.Any(type_url=RUNC, value=value.SerializeToString())
+
+
+def place(options: bytes, cgroup: str) -> pb.Any:
+    """A handler's options for one container: runc is told when its control group is a systemd scope."""
+    given = pb.Any.FromString(options)
+    if given.type_url == RUNC and cgroup_systemd.is_scope(cgroup):
+        value = pb.RuncOptions.FromString(given.value)
+        value.systemd_cgroup = True
+        given.value = value.SerializeToString()
+    return given
 
 
 def build_generic(*, config_path: str = "", type_url: str = "", config: str = "") -> pb.Any:

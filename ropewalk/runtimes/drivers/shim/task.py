@@ -42,6 +42,8 @@ KINDS = {  # gRPC's codes
     14: Kind.UNAVAILABLE,
 }
 
+NOT_RUNNING = ("in a stopped state", "in a deleted state", "in a created state")  # runc's shim says these as UNKNOWN
+
 M = TypeVar("M", bound=Message)
 
 
@@ -211,6 +213,8 @@ def failure(id: str, method: str, error: ttrpc.Refused) -> RopewalkError:
     found = command.failure(id, method, error.message)
     if found.kind is Kind.INTERNAL:
         found.kind = KINDS.get(error.code, Kind.INTERNAL)
+        if found.kind is Kind.INTERNAL and any(words in error.message for words in NOT_RUNNING):
+            found.kind = Kind.STATE
     return found
 
 

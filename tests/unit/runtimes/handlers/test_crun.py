@@ -43,6 +43,17 @@ async def test_a_profile_that_lets_no_signal_in(tmp_path: Path, monkeypatch: pyt
     assert killed == ["/pod/c1"] * 2
 
 
+def test_what_is_learned_is_compiled_not_taken_from_cruns_cache(tmp_path: Path) -> None:
+    handler = crun.Handler(crun.Config(), Node(str(tmp_path), cgroup.detect()))
+    cached = Path(handler.root, ".cache", "seccomp", "0" * 64)
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(b"another profile's")
+    spec = {"linux": {"seccomp": {"defaultAction": "SCMP_ACT_ALLOW"}}}
+    assert handler.adapt(spec) == spec
+    assert not cached.exists()
+    assert handler.adapt(spec) == spec
+
+
 def test_it_is_built_without_its_programs(tmp_path: Path) -> None:
     handler = crun.Handler(crun.Config(path="/absent", monitor="/absent"), Node(str(tmp_path), cgroup.detect()))
     assert handler.name == "crun"
