@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import subprocess
 import tempfile
 import time
@@ -20,8 +21,9 @@ from ropewalk.runtimes.handlers import crun
 from tests.fakes.boxes import Box, Place, create
 
 OURS, THEIRS = "ropewalk-monitor", "conmon"
-CREATES, RUNS = 40, 5  # pairs
+CREATES, RUNS = 100, 9  # pairs
 CROWD = 20  # containers of each whose monitors are weighed
+REAPED = 0.02  # seconds until the last child has been waited for
 TOTAL = 200 << 20  # bytes that a container writes
 WRITES = {"log_lines": 100, "log_4k": 4096, "log_64k": 65536}  # bytes with each write; a line has 100
 
@@ -36,6 +38,19 @@ async def create_ms(place: Place, handler: crun.Handler) -> float:
     await box.kill()
     await box.delete()
     return took * 1000
+
+
+async def life_cpu_ms(place: Place, handler: crun.Handler) -> float:
+    """Processor time of all children, monitor and runtime, from create to delete."""
+    before = children_ms()
+    await create_ms(place, handler)
+    await asyncio.sleep(REAPED)
+    return children_ms() - before
+
+
+def children_ms() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (used.ru_utime + used.ru_stime) * 1000
 
 
 def throughput(size: int) -> Sample:
@@ -102,6 +117,7 @@ async def measure() -> list[list[str]]:
             rows = []
             for name, unit, pairs, sample in (
                 ("create", "ms", CREATES, create_ms),
+                ("life_cpu", "CPU-ms", CREATES, life_cpu_ms),
                 *((name, "MB/s", RUNS, throughput(size)) for name, size in WRITES.items()),
             ):
                 samples: dict[str, list[float]] = {OURS: [], THEIRS: []}
