@@ -26,9 +26,11 @@ from ropewalk.storage import snapshotter
 
 
 class Record(Struct, frozen=True):
-    """plan.json: what undo, update and log rotation need beside the id. `runtime`: whose container it is."""
+    """plan.json: what undo, update and log rotation need beside the id. `runtime`: whose container it is; `pod`:
+    which one it is in, "" for a pod's own."""
 
     runtime: str = ""
+    pod: str = ""
     cgroup: str = ""
     log_path: str = ""
 

@@ -85,7 +85,7 @@ class Driver(handler.Handler):
     async def create(self, plan: ContainerPlan) -> Task:
         own = self._bundle(plan.id)
         with explained(plan.id):
-            own.make(bundle.Record(runtime=self.name, cgroup=plan.cgroup, log_path=plan.log_path))
+            own.make(bundle.Record(runtime=self.name, pod=plan.pod_id, cgroup=plan.cgroup, log_path=plan.log_path))
             steps.checkpoint("bundle:made")
             own.mount(plan.rootfs, apart=self.apart, userns=plan.userns, label=plan.spec["linux"].get("mountLabel", ""))
             bundle.check_rootfs(own.rootfs)
@@ -95,25 +95,28 @@ class Driver(handler.Handler):
                 logfile.prepare(plan.log_path)
             own.write(encode(self.adapt(scope.place(spec, plan.cgroup)), own.rootfs))
             steps.checkpoint("bundle:written")
-            launch = monitor.Launch(
-                id=plan.id,
-                bundle=own.directory,
-                runtime=[*self.command.prefix(own.log), *scope.flags(plan.cgroup)],
-                cgroup=plan.monitor_cgroup,
-                memory_events=self._memory_events(plan.cgroup),
-                log_path=plan.log_path,
-                tty=plan.tty,
-                stdin=plan.stdin,
-                stdin_once=plan.stdin_once,
-            )
             try:
-                task = await self.monitor.create(launch)
+                task = await self.monitor.create(self.launch(plan, own))
             except monitor.RuntimeFailed as error:
                 raise command.failure(plan.id, "create", own.read_error() or first_line(str(error))) from None
             steps.checkpoint("monitor:created")
             own.write_task(task)
             self.created(plan)
         return task
+
+    def launch(self, plan: ContainerPlan, own: bundle.Bundle) -> monitor.Launch:
+        """What the monitor is told."""
+        return monitor.Launch(
+            id=plan.id,
+            bundle=own.directory,
+            runtime=[*self.command.prefix(own.log), *scope.flags(plan.cgroup)],
+            cgroup=plan.monitor_cgroup,
+            memory_events=self._memory_events(plan.cgroup),
+            log_path=plan.log_path,
+            tty=plan.tty,
+            stdin=plan.stdin,
+            stdin_once=plan.stdin_once,
+        )
 
     def adapt(self, spec: dict[str, Any]) -> dict[str, Any]:
         """What this runtime is given for `spec`; a handler may add what only its runtime understands."""
