@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ropewalk.errors import Kind, RopewalkError
-from ropewalk.linux import process
+from ropewalk.linux import cgroup_systemd, process
 from ropewalk.runtimes.handler import Handler, PodPlan
 from ropewalk.runtimes.handlers import shim
 from ropewalk.spec.pod import LinuxContainerResources, PodSpec
@@ -178,7 +178,7 @@ async def test_delete_works_from_any_state_and_twice(handler: Handler, place: Pl
         await box.delete()
         await box.delete()
         assert os.path.exists(box.plan.log_path)  # logs are the kubelet's
-    await handler.delete("0" * 64, f"{place.cgroup}/{'0' * 64}")
+    await handler.delete("0" * 64, cgroup_systemd.child(place.cgroup, "0" * 64))
     assert place.found() == []
 
 
@@ -207,19 +207,20 @@ async def test_the_spec_can_be_read_back(handler: Handler, place: Place) -> None
 async def test_an_init_holds_a_pid_namespace(handler: Handler, place: Place) -> None:
     from ropewalk.runtimes import trial
 
-    path = f"{place.cgroup}/init"
+    id = f"pod-{os.urandom(4).hex()}"  # a name that the node has once
+    path = cgroup_systemd.child(place.cgroup, id)
     pod = PodSpec()  # whose containers share one PID namespace
-    task = await handler.create_pod(PodPlan("pod-1", pod, trial.build_spec(path), cgroup=path, parent=place.cgroup))
+    task = await handler.create_pod(PodPlan(id, pod, trial.build_spec(path), cgroup=path, parent=place.cgroup))
     assert task is not None
-    assert (await handler.observe("pod-1", task)).alive
+    assert (await handler.observe(id, task)).alive
     namespaces = [{"type": kind} for kind in NAMESPACES if kind != "pid"]
     joined = [*namespaces, {"type": "pid", "path": f"/proc/{task.pid}/ns/pid"}]
     box = await run(handler, place.plan("sh", "-c", "test $$ -gt 1", linux={"namespaces": joined}))
     assert (await box.wait()).code == 0
     await box.delete()
-    await handler.delete_pod("pod-1", path)
+    await handler.delete_pod(id, path)
     assert not process.is_alive(task.pid, task.pid_start)
-    await handler.delete_pod("pod-1", path)
+    await handler.delete_pod(id, path)
     assert place.found() == []
 
 
