@@ -31,7 +31,7 @@ from ropewalk.runtimes.drivers import bundle, command, execution, idmap, init, i
 from ropewalk.runtimes.handler import ContainerPlan, ExecResult, Exit, Node, Observation, PodPlan, Task
 from ropewalk.runtimes.monitors import attach, choice, logfile, monitor
 from ropewalk.runtimes.oci import build, scope
-from ropewalk.spec.pod import LinuxContainerResources, NamespaceMode
+from ropewalk.spec.pod import LinuxContainerResources, NamespaceMode, PodSpec
 
 log = logging.getLogger(__name__)
 
@@ -126,9 +126,12 @@ class Driver(handler.Handler):
     def created(self, plan: ContainerPlan) -> None:
         """The runtime has made a container of it; a handler may learn from that."""
 
-    async def create_pod(self, plan: PodPlan) -> Task | None:
+    def needs_pod(self, pod: PodSpec) -> bool:
         """Only a shared PID namespace needs a process: a tiny init that holds it and reaps."""
-        return await self.run_init(plan) if plan.pod.namespaces.pid is NamespaceMode.POD else None
+        return pod.namespaces.pid is NamespaceMode.POD
+
+    async def create_pod(self, plan: PodPlan) -> Task | None:
+        return await self.run_init(plan) if self.needs_pod(plan.pod) else None
 
     async def run_init(self, plan: PodPlan) -> Task:
         """The pod's own container: a built-in read-only root file system, no monitor."""
