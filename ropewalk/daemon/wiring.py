@@ -145,7 +145,9 @@ class Daemon:
             self.handlers,
             **names,
         )
-        self.stats = Stats(pods, containers, self.cgroups, self.network, self.snapshotter, mountpoint=config.root)
+        self.stats = Stats(
+            pods, containers, self.cgroups, self.network, self.snapshotter, self.handlers, mountpoint=config.root
+        )
 
     def services(self) -> list[tuple[ServiceDescriptor, object]]:
         """What is served on the socket."""

@@ -1,21 +1,26 @@
-"""Statistics of containers and pods, read from their cgroups, links and the disk-usage worker when asked.
+"""Statistics of containers and pods, read from their handlers or cgroups, links and the disk-usage worker when asked.
 
 Nothing is sampled in the background: a rate is the difference to the last answer, and absent in the first one.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable
 
 from msgspec import Struct
 
+from ropewalk.errors import RopewalkError
 from ropewalk.linux.cgroup import Cgroups, CgroupStats
 from ropewalk.network.counters import InterfaceStats
 from ropewalk.network.network import Network
 from ropewalk.pods.records import Container, ContainerPhase, Pod
+from ropewalk.runtimes.registry import Handlers
 from ropewalk.state.store import Table
 from ropewalk.storage.snapshotter import Snapshotter, Usage
+
+log = logging.getLogger(__name__)
 
 RATE_WINDOW = 1_000_000_000  # ns: a rate over less than this is noise
 
@@ -52,6 +57,7 @@ class Stats:
         cgroups: Cgroups,
         network: Network,
         snapshotter: Snapshotter,
+        handlers: Handlers,
         *,
         mountpoint: str,
         now: Callable[[], int] = time.time_ns,
@@ -61,6 +67,7 @@ class Stats:
         self._cgroups = cgroups
         self._network = network
         self._snapshotter = snapshotter
+        self._handlers = handlers
         self._mountpoint = mountpoint
         self._now = now
         self._rates = Rates()
@@ -78,9 +85,8 @@ class Stats:
         return [await self._pod(pod, members.get(pod.id, [])) for pod in found]
 
     async def _container(self, container: Container) -> ContainerStats:
-        running = container.phase is ContainerPhase.RUNNING
         at = self._now()
-        counted = self._cgroups.stats(container.cgroup) if running else None
+        counted = await self._counted(container)
         return ContainerStats(
             container=container,
             at=at,
@@ -89,6 +95,17 @@ class Stats:
             writable=await self._snapshotter.usage(container.snapshot),
             mountpoint=self._mountpoint,
         )
+
+    async def _counted(self, container: Container) -> CgroupStats | None:
+        """What its handler knows better than its cgroup, or the cgroup. None if it does not run."""
+        if container.phase is not ContainerPhase.RUNNING or container.task is None:
+            return None
+        try:
+            known = await self._handlers[container.handler].stats(container.id, container.task)
+        except RopewalkError as error:  # one that cannot answer must not spoil the others' answer
+            log.warning("no statistics", extra={"container": container.id, "error": error.message})
+            return None
+        return known if known is not None else self._cgroups.stats(container.cgroup)
 
     async def _pod(self, pod: Pod, containers: list[str]) -> PodStats:
         at = self._now()

@@ -3,7 +3,7 @@
 Pure. Refused is what would run with less isolation, or without what it was asked to have. What a boundary makes
 needless is not refused: a user-space kernel is a stricter filter than the default seccomp profile. What depends on the
 node as well is refused where the spec is built, from the same capabilities: user namespaces (oci/usernamespace.py),
-recursive read-only mounts (oci/mounts.py), profiles that are not loaded and SELinux labels (oci/security.py).
+recursive read-only mounts (oci/mounts.py), profiles that are not loaded (oci/security.py).
 """
 
 from __future__ import annotations

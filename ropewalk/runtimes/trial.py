@@ -61,6 +61,7 @@ def build_spec(cgroup: str = "") -> dict[str, Any]:
         "process": {
             "user": {"uid": 65534, "gid": 65534},
             "args": [init.PROGRAM, "-P"],
+            "env": ["PATH=/"],
             "cwd": "/",
             "noNewPrivileges": True,
         },

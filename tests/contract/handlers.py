@@ -6,12 +6,15 @@ machine is skipped with what its probe said.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import pytest
 
+from ropewalk.linux import spawn
 from ropewalk.runtimes import health, registry
 from ropewalk.runtimes.handler import Capabilities, Handler, Probe
 from ropewalk.runtimes.handlers import crun, shim
@@ -22,10 +25,16 @@ Maker = Callable[[Place], Handler]
 
 
 def built_in(name: str) -> Maker:
+    """A program that the daemon would not find may be in the developer's PATH."""
+
     def make(place: Place) -> Handler:
         found = registry.find(name)
         assert found is not None
-        return found.Handler(found.Config(), place.node, name=name)
+        config = found.Config()
+        program: str = getattr(config, "path", "")
+        if program and shutil.which(program, path=spawn.PATH) is None and (own := shutil.which(program)):
+            config = msgspec.convert({"path": own}, found.Config)
+        return found.Handler(config, place.node, name=name)
 
     return make
 
@@ -48,6 +57,12 @@ class Known(NamedTuple):
 
 
 KNOWN: dict[str, Known] = {}  # each is probed once per process
+
+
+def needs(handler: Handler, capability: str) -> None:
+    """Skip a test of what this handler says that it does not do; that it refuses is a test of its own."""
+    if not getattr(handler.capabilities, capability):
+        pytest.skip(f"{handler.name} has no {capability}")
 
 
 async def ready(name: str, place: Place) -> Handler:

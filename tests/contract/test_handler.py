@@ -37,10 +37,12 @@ async def test_the_probe_really_runs_something(handler: Handler) -> None:
 
 async def test_a_created_container_waits_until_it_is_started(handler: Handler, place: Place) -> None:
     box = await create(handler, place.plan("echo", "started"))
-    assert (await handler.observe(box.id, box.task)).alive
+    seen = await handler.observe(box.id, box.task)
+    assert (seen.alive, seen.started) == (True, False)
     assert box.log() == []
     await box.start()
     assert (await box.wait()).code == 0
+    assert (await handler.observe(box.id, box.task)).started
     assert box.log() == [("stdout", "F", "started")]
     await box.delete()
 
@@ -109,6 +111,7 @@ async def test_several_may_wait(handler: Handler, place: Place) -> None:
 
 
 async def test_memory_exhaustion_is_reported(handler: Handler, place: Place) -> None:
+    handlers.needs(handler, "container_limits")
     linux = {"resources": {"memory": {"limit": 16 << 20, "swap": 16 << 20}}}
     box = await run(handler, place.plan("sh", "-c", "tail /dev/zero; exit $?", linux=linux))
     exit = await box.wait()
@@ -305,6 +308,7 @@ async def test_a_terminal_is_one(handler: Handler, place: Place) -> None:
 
 
 async def test_limits_change_while_it_runs(handler: Handler, place: Place) -> None:
+    handlers.needs(handler, "update")
     linux = {"resources": {"memory": {"limit": 64 << 20}}}
     box = await run(handler, place.plan("sleep", "100", linux=linux))
     await handler.update(box.id, box.task, LinuxContainerResources(memory_limit_in_bytes=32 << 20, cpu_shares=512))

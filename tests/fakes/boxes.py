@@ -12,14 +12,35 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from ropewalk import ids
 from ropewalk.linux import cgroup, mount, process
-from ropewalk.runtimes import handler
-from ropewalk.runtimes.handler import ContainerPlan, ExecResult, Handler, Task
+from ropewalk.runtimes import handler, trial
+from ropewalk.runtimes.handler import ContainerPlan, ExecResult, Handler, PodPlan, Task
+from ropewalk.spec.pod import PodSpec
 from ropewalk.storage.snapshotter import Mount
 
 BUSYBOX = "/bin/busybox"
-PROGRAMS = ("sh", "sleep", "echo", "true", "cat", "kill", "seq", "dd", "head", "ls", "setsid", "test", "tail", "yes")
+PROGRAMS = (
+    "sh",
+    "sleep",
+    "echo",
+    "true",
+    "cat",
+    "kill",
+    "seq",
+    "dd",
+    "head",
+    "ls",
+    "setsid",
+    "test",
+    "tail",
+    "yes",
+    "stty",
+    "uname",
+    "touch",
+)
 NAMESPACES = ("pid", "mount", "ipc", "uts", "network", "cgroup")
 
 
@@ -109,6 +130,8 @@ class Box:
 
     async def delete(self) -> None:
         await self.handler.delete(self.id, self.plan.cgroup)
+        if self.plan.pod is not None:
+            await self.handler.delete_pod(self.plan.pod_id, pod_cgroup(self.plan))
 
     def log(self) -> list[tuple[str, str, str]]:
         """Stream, tag and content of each line."""
@@ -117,7 +140,25 @@ class Box:
 
 
 async def create(owner: Handler, plan: ContainerPlan) -> Box:
+    """In a pod of its own, where the handler needs one."""
+    if owner.capabilities.own_kernel and plan.pod is None:
+        plan = await make_pod(owner, plan)
     return Box(owner, plan, await owner.create(plan))
+
+
+async def make_pod(owner: Handler, plan: ContainerPlan) -> ContainerPlan:
+    """The plan, for a container of a new pod."""
+    plan = structs.replace(plan, pod_id=f"pod-{plan.id}"[: ids.LENGTH])
+    path = pod_cgroup(plan)
+    networked = {"network": "/proc/self/ns/net"}
+    pod_plan = PodPlan(
+        plan.pod_id, PodSpec(), trial.build_spec(path), cgroup=path, parent=os.path.dirname(path), namespaces=networked
+    )
+    return structs.replace(plan, pod=await owner.create_pod(pod_plan))
+
+
+def pod_cgroup(plan: ContainerPlan) -> str:
+    return f"{os.path.dirname(plan.cgroup)}/{plan.pod_id}"
 
 
 async def run(owner: Handler, plan: ContainerPlan) -> Box:

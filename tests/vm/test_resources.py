@@ -69,27 +69,6 @@ async def test_swap_is_the_total_less_memory(lab: guest.Lab, client: cri.Client,
     assert lab.setting(sandbox.cgroup("free"), "memory.swap.max") == "max"
 
 
-async def test_swap_is_used_up_to_its_limit(lab: guest.Lab, client: cri.Client, run_pod: PodRunner) -> None:
-    """With a swap file on the node: one container pages out, the other, which may not, does not."""
-    lab.run("sh", "-c", "dd if=/dev/zero of=/swap bs=1M count=128 && chmod 600 /swap && mkswap /swap && swapon /swap")
-    try:
-        sandbox = await run_pod()
-        fill = "dd if=/dev/zero of=/dev/shm/x bs=1M count=40 && echo filled && sleep 600"
-        for name, total in (("may", 80), ("may-not", 24)):
-            limits = {"memory_limit_in_bytes": 24 * MIB, "memory_swap_limit_in_bytes": total * MIB}
-            await sandbox.start(name, "sh", "-c", fill, linux=linux(**limits))
-        await sandbox.says("filled", "may", timeout=120)
-        assert int(lab.setting(sandbox.cgroup("may"), "memory.swap.current")) > 8 * MIB
-        (stats,) = await client.container_stats(id=sandbox.containers["may"])
-        assert stats.swap is not None
-        assert stats.swap.swap_usage_bytes
-        assert (await sandbox.exited(sandbox.containers["may-not"], timeout=120)).reason in ("OOMKilled", "Error")
-        assert "filled" not in sandbox.output("may-not")
-        await sandbox.remove()
-    finally:
-        lab.run("sh", "-c", "swapoff /swap; rm -f /swap")
-
-
 async def test_unified_settings_are_the_cgroups(lab: guest.Lab, client: cri.Client, run_pod: PodRunner) -> None:
     sandbox = await run_pod()
     given = {"memory.high": str(48 * MIB), "memory.low": str(8 * MIB), "pids.max": "77", "cpu.weight": "42"}

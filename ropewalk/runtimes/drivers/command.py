@@ -30,6 +30,8 @@ EXPLANATIONS = (
     ("executable file", Kind.INVALID, "is the command in the image, and its directory in PATH?"),
     ("exec format error", Kind.INVALID, "the program is for another architecture, or lacks its #! line"),
     ("open executable", Kind.INVALID, "the command must be an executable file"),
+    ("not found in $path", Kind.INVALID, "is the command in the image, and its directory in PATH?"),  # youki's words
+    ("incompatible container status", Kind.STATE, ""),
     ("no space left", Kind.EXHAUSTED, "free space in the state directory and in the snapshotter's"),
     ("does not exist", Kind.NOT_FOUND, ""),
     ("is not running", Kind.STATE, ""),
@@ -42,10 +44,12 @@ EXPLANATIONS = (
 
 
 class Line(Struct, frozen=True):
-    """One line of a log in JSON (crun, runc, youki, runsc)."""
+    """One line of a log in JSON (crun, runc, runsc), or of youki's, which calls things otherwise."""
 
-    msg: str
+    msg: str = ""
     level: str = "error"
+    message: str = ""
+    err: str = ""
 
 
 class Command:
@@ -121,10 +125,13 @@ def parse_log(content: bytes) -> str:
         try:
             line = msgspec.json.decode(text, type=Line)
         except msgspec.DecodeError:
+            line = Line()
+        said = line.msg or ": ".join(part for part in (line.message, line.err) if part)
+        if not said:
             plain = plain or text.decode(errors="replace").strip()
             continue
-        if line.level in ("error", "fatal"):
-            last = line.msg
+        if line.level.lower() in ("error", "fatal"):
+            last = said
     return (last or plain).strip().split("\n", 1)[0]
 
 

@@ -64,7 +64,7 @@ async def run(
             async with asyncio.timeout(timeout or None):
                 code = await child.wait()
                 if pid_file and not code:
-                    child = _adopt(pid_file, description)
+                    child = adopt(pid_file, description)
                     code = await child.wait()
                     code = code if code >= 0 else 128 - code
         except (TimeoutError, asyncio.CancelledError) as error:
@@ -103,7 +103,7 @@ def _start(
     if pid_file:
         argv.append("--detach")
         stack.enter_context(spawn.expecting_orphan())
-        stack.callback(_forget, pid_file)
+        stack.callback(forget, pid_file)
     argv.append(id)
     outputs = [spawn.Output(limit) for _ in range(2)]
     for output in outputs:
@@ -120,12 +120,12 @@ def _start(
     return log, child, outputs
 
 
-def _adopt(pid_file: str, description: dict[str, Any]) -> spawn.Process:
+def adopt(pid_file: str, description: dict[str, Any]) -> spawn.Process:
     with open(pid_file, encoding="ascii") as file:
         return spawn.adopt(int(file.read()), description["args"])
 
 
-def _forget(pid_file: str) -> None:
+def forget(pid_file: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(pid_file)
 

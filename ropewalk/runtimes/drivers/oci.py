@@ -27,7 +27,7 @@ from ropewalk import ids, steps
 from ropewalk.errors import Kind, RopewalkError, WrongState
 from ropewalk.linux import cgroup_systemd, process
 from ropewalk.runtimes import handler, streams
-from ropewalk.runtimes.drivers import bundle, command, execution, idmap, init, unwitnessed
+from ropewalk.runtimes.drivers import bundle, command, execution, idmap, init, interactive, unwitnessed
 from ropewalk.runtimes.handler import ContainerPlan, ExecResult, Exit, Node, Observation, PodPlan, Task
 from ropewalk.runtimes.monitors import attach, choice, logfile, monitor
 from ropewalk.runtimes.oci import build, scope
@@ -218,9 +218,9 @@ class Driver(handler.Handler):
         await self._end_starters(id, task)
         alive = process.is_alive(task.pid, task.pid_start) or process.is_alive(task.monitor_pid, task.monitor_start)
         exit = self.monitor.exit(id)
-        return Observation(alive=alive and exit is None, exit=exit, started=self._is_started(id))
+        return Observation(alive=alive and exit is None, exit=exit, started=self.is_started(id))
 
-    def _is_started(self, id: str) -> bool:
+    def is_started(self, id: str) -> bool:
         """crun, as runc, waits for `start` on a fifo beside its state, and removes it then."""
         return os.path.isdir(os.path.join(self.root, id)) and not os.path.lexists(self._fifo(id))
 
@@ -243,6 +243,19 @@ class Driver(handler.Handler):
         pid_file = own.path(f"exec-{secrets.token_hex(8)}.pid") if self.exec_detaches else ""
         return await execution.run(
             self.command, self.cgroups, id, path, process, timeout=timeout, limit=limit, pid_file=pid_file
+        )
+
+    async def exec_stream(self, id: str, task: Task, process: dict[str, Any], *, tty: bool) -> streams.Streams:
+        own = self._bundle(id)
+        name = f"exec-{secrets.token_hex(4)}"
+        return await interactive.start(
+            self.command,
+            self.cgroups,
+            id,
+            own.read_record().cgroup,
+            {**process, "terminal": tty},
+            pid_file=own.path(f"{name}.pid"),
+            console=os.path.join(self.sockets, name),
         )
 
     async def attach(self, id: str, task: Task) -> streams.Streams:

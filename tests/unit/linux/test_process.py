@@ -50,7 +50,7 @@ async def test_a_process_is_found_by_an_exact_argument_waited_for_and_signalled(
     gate_read, gate_write = os.pipe()
     child = spawn.spawn(["sh", "-c", "read forever", mark], stdin=gate_read)
     try:
-        while not process.command_line(child.pid):  # exec lets go of the parent before it fills this in
+        while mark.encode() not in process.command_line(child.pid):  # exec lets go of the parent, then fills this in
             await asyncio.sleep(0)
         assert process.find(mark.encode()) == [child.pid]
         assert process.find(mark[:-1].encode()) == []

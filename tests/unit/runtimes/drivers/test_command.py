@@ -19,6 +19,7 @@ RUNC = b'{"level":"warning","msg":"careful"}\n{"level":"error","msg":"runc creat
         (b'{"level":"warning","msg":"careful"}\n', ""),
         (b"plain words\nmore\n", "plain words"),
         (b"plain\n" + CRUN, "executable file `x` not found in $PATH: No such file or directory"),
+        (b'{"level":"INFO","message":"x"}\n{"level":"ERROR","message":"no","err":"dir"}\n', "no: dir"),  # youki's
         (b'{"level":"error"}\n[]\n\xff\n', '{"level":"error"}'),
         (b"", ""),
     ],

@@ -1,0 +1,46 @@
+"""youki: Linux namespaces, a runtime in Rust. Its boundary is crun's."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from ropewalk.runtimes import handler, probes
+from ropewalk.runtimes.drivers import oci
+from ropewalk.runtimes.handler import Capabilities, Node, Probe
+
+
+class Config(handler.Config, frozen=True):
+    path: Annotated[str, Meta(description="the youki program, a path or a name in PATH")] = "youki"
+    monitor: Annotated[str, Meta(description="ropewalk-monitor, conmon, or the path of one of them")] = "conmon"
+    init: Annotated[str, Meta(description="a static catatonit: init of pods with a shared PID namespace")] = "catatonit"
+
+
+class State(Struct, frozen=True):
+    """Of its state.json."""
+
+    status: str = ""
+
+
+class Handler(oci.Driver):
+    """Namespaces, cgroups, capabilities and seccomp around an ordinary process of this kernel."""
+
+    name = "youki"
+    capabilities = Capabilities()
+    exec_detaches = True  # its pid file must be a path that others could open, too
+
+    def __init__(self, config: Config, node: Node, *, name: str = "") -> None:
+        super().__init__(config, node, oci.Programs(config.path, config.monitor, config.init), name=name)
+
+    def is_started(self, id: str) -> bool:
+        try:
+            with open(os.path.join(self.root, id, "state.json"), "rb") as file:
+                return msgspec.json.decode(file.read(), type=State).status not in ("creating", "created")
+        except (FileNotFoundError, msgspec.MsgspecError):
+            return False
+
+    async def probe(self) -> Probe:
+        return await probes.run_oci(self, packages="conmon catatonit; youki: cargo install youki")
