@@ -30,6 +30,8 @@ BARS = {
     "pod_start_host": Bar(0.35, Of.RATIO),
     "pod_start_bridge": Bar(0.30, Of.RATIO),
     "pod_start_cni": Bar(0.45, Of.RATIO),
+    "pod_start_shim": Bar(0.80, Of.RATIO),
+    "cpu_daemon_shim": Bar(10.0),
     "exec_sync": Bar(0.5, Of.RATIO),
     "stop_container": Bar(0.5, Of.RATIO),
     "workers10": Bar(2.5, Of.RATIO, at_least=True),
