@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "/var/cache") / "ropewalk-dev"
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 STALE = 7 * 86400  # seconds after which what another version of the tools left in the cache is removed
 
 
@@ -61,6 +62,38 @@ def download(into: Path, *packages: str) -> dict[str, Path]:
     except RuntimeError:  # no package lists, or lists that name files the mirror no longer has
         run("apt-get", "-q", "update")
         run(*command, "install", *packages)
+    return {path.name.partition("_")[0]: path for path in into.glob("*.deb")}
+
+
+def download_newer(into: Path, suite: str, *packages: str) -> dict[str, Path]:
+    """Likewise `packages` of another suite, without what they depend on, from the mirror that this machine uses.
+    RuntimeError if it has none, or does not serve that suite."""
+    listed = run("apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)", "Origin: Debian")
+    mirrors = [uri for uri, release in map(str.split, listed.splitlines()) if release.isalpha()]
+    if not mirrors:
+        raise RuntimeError("apt has no lists of a Debian suite: run apt-get update")
+    for name in ("lists/partial", "archives/partial"):
+        (into / name).mkdir(parents=True)
+    sources, status = into / "sources.list", into / "status"
+    sources.write_text(f"deb [signed-by={KEYRING}] {mirrors[0]} {suite} main\n")
+    status.touch()
+    settings = {
+        "APT::Sandbox::User": "root",
+        "Acquire::Languages": "none",
+        "Dir::State::status": status,
+        "Dir::State::lists": into / "lists",
+        "Dir::Etc::sourcelist": sources,
+        "Dir::Etc::sourceparts": "-",
+        "Dir::Cache::archives": into / "archives",
+        "Dir::Cache::pkgcache": "",
+        "Dir::Cache::srcpkgcache": "",
+    }
+    command = ["apt-get", "-q", "-y", *(part for key, value in settings.items() for part in ("-o", f"{key}={value}"))]
+    run(*command, "update")
+    for package in packages:
+        done = subprocess.run([*command, "download", package], cwd=into, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"{package} of {suite}: {done.stderr.strip()[-500:]}")
     return {path.name.partition("_")[0]: path for path in into.glob("*.deb")}
 
 

@@ -1,4 +1,5 @@
-"""demo: real pods through the CRI on a private node: run, fetch a page, exec, logs, stats, kill -9; a table of times.
+"""demo: real pods through the CRI on a private node: run, fetch a page, exec, logs, stats, kill -9, and the same pod on
+every runtime that works here; two tables.
 
 Everything it shows is also checked: a page that is not nginx's, a line lost over the kill, or anything left on the
 machine afterwards ends it with an error.
@@ -12,13 +13,13 @@ import re
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ropewalk.client import cri
 from ropewalk.spec import image, pod
-from tools import images, node, registry, workload
+from tools import images, node, registry, runtimes, workload
 
 NEWLINE = "\n"
 COUNT = "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.05; done"
@@ -39,6 +40,7 @@ class Story:
     """The rows so far; each is said when it is done."""
 
     phases: list[Phase] = field(default_factory=list)
+    rows: list[runtimes.Row] = field(default_factory=list)  # of runtimes
 
     @contextlib.contextmanager
     def phase(self, name: str, by_hand: str) -> Iterator[Phase]:
@@ -50,22 +52,29 @@ class Story:
         self.phases.append(phase)
         print(f"{phase.seconds:.3f} s  {phase.seen}", flush=True)
 
-    def table(self) -> None:
+    def tables(self) -> None:
         rows = [(phase.name, f"{phase.seconds:.3f}", phase.seen, phase.by_hand) for phase in self.phases]
-        heads = ("what", "seconds", "seen", "by hand")
-        if sys.stdout.isatty():
-            from rich import console, table
+        draw("Ropewalk", ("what", "seconds", "seen", "by hand"), rows, numbers={"seconds"})
+        print()
+        numbers = {"running after", "memory"}
+        draw("The same pod on each runtime", runtimes.HEADS, [row.cells() for row in self.rows], numbers=numbers)
 
-            drawn = table.Table(title="Ropewalk", title_justify="left")
-            for head in heads:
-                drawn.add_column(head, justify="right" if head == "seconds" else "left", overflow="fold")
-            for row in rows:
-                drawn.add_row(*row)
-            console.Console().print(drawn)
-            return
-        widths = [max(len(row[column]) for row in (heads, *rows)) for column in range(3)]
-        for row in (heads, *rows):
-            print("  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)).rstrip())
+
+def draw(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: set[str]) -> None:
+    """A table, with lines if a terminal is there."""
+    if sys.stdout.isatty():
+        from rich import console, table
+
+        drawn = table.Table(title=title, title_justify="left")
+        for head in heads:
+            drawn.add_column(head, justify="right" if head in numbers else "left", overflow="fold")
+        for row in rows:
+            drawn.add_row(*row)
+        console.Console().print(drawn)
+        return
+    widths = [max(len(row[column]) for row in (heads, *rows)) for column in range(len(heads) - 1)]
+    for row in (heads, *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)).rstrip())
 
 
 def fetch(url: str) -> str:
@@ -161,6 +170,16 @@ async def kill(story: Story, private: node.Node, server: workload.Pod, url: str)
         phase.seen = f"{len(numbers)} log lines, each once; {running} still runs"
 
 
+async def compare(story: Story, private: node.Node) -> None:
+    async with private.client() as client:
+        for runtime in await runtimes.working(private.address):
+            by_hand = f"ropewalk run --runtime {runtime.name} busybox uname -sr"
+            with story.phase(f"the same pod on {runtime.name}", by_hand) as phase:
+                row = await runtimes.compare(client, runtime, private.logs)
+                story.rows.append(row)
+                phase.seen = f"{row.kernel}, {row.boundary}"
+
+
 async def remove(story: Story, private: node.Node) -> None:
     with story.phase("stop and remove everything", "ropewalk rm -f --all") as phase:
         async with private.client() as client:
@@ -184,6 +203,7 @@ async def demonstrate(story: Story) -> None:
                 server, url = await web(story, client, private.logs)
                 await look(story, client, server)
             await kill(story, private, server, url)
+            await compare(story, private)
             await remove(story, private)
         except node.DidNotStart:
             raise
@@ -203,7 +223,7 @@ def main() -> int:
         print(f"\n{error}", file=sys.stderr)
         return 1
     print()
-    story.table()
+    story.tables()
     print("\nNothing is left: no mount, namespace, cgroup, link, nftables table, process or file.")
     print(f"{time.perf_counter() - start:.1f} s in all. `./dev node` starts such a node with a shell.")
     return 0

@@ -177,7 +177,8 @@ class Node:
     @property
     def marks(self) -> tuple[str, ...]:
         """What the names of everything this node makes contain."""
-        return self.instance, str(self.base), f"link rw{self.tag}"
+        slices = self.instance.replace("-", "_")
+        return self.instance, slices, str(self.base), f"link rw{self.tag}"
 
     def left(self) -> list[str]:
         """What of it is on the machine, apart from its own directory."""

@@ -41,6 +41,7 @@ class AdminService:
                     advice=probe.advice,
                     default=name == self._handlers.default,
                     level=probe.level.value,
+                    boundary=self._handlers[name].capabilities.boundary.value,
                 )
                 for name, probe in sorted(self._health.probes().items())
             ]

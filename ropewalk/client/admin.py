@@ -39,6 +39,7 @@ class Runtime(Struct, frozen=True):
     advice: str = ""
     default: bool = False
     level: str = ""  # "absent", "present" or "works"
+    boundary: str = ""
 
 
 class Client(endpoint.Endpoint):

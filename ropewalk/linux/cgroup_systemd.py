@@ -21,10 +21,8 @@ PREFIX = "ropewalk"  # of scopes
 SECONDS = 20.0  # for one word to systemd
 STOPPING = "stopping"  # systemctl(1), is-system-running
 
-_UNIFIED = {
+UNIFIED = {
     "cpu.weight": "CPUWeight",
-    "cpuset.cpus": "AllowedCPUs",
-    "cpuset.mems": "AllowedMemoryNodes",
     "memory.high": "MemoryHigh",
     "memory.low": "MemoryLow",
     "memory.max": "MemoryMax",
@@ -122,7 +120,7 @@ def properties(resources: pod.LinuxContainerResources) -> list[str]:
         found.append(f"AllowedCPUs={resources.cpuset_cpus}")
     if resources.cpuset_mems:
         found.append(f"AllowedMemoryNodes={resources.cpuset_mems}")
-    found += [f"{_UNIFIED[key]}={_last(value)}" for key, value in resources.unified.items() if key in _UNIFIED]
+    found += [f"{UNIFIED[key]}={_last(value)}" for key, value in resources.unified.items() if key in UNIFIED]
     return found
 
 

@@ -15,11 +15,11 @@ import fcntl
 import functools
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ropewalk import errors
-from ropewalk.linux import libc, pidfd
+from ropewalk.linux import libc, pidfd, thread
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -107,6 +107,7 @@ def spawn(
     pass_fds: Mapping[int, int] | None = None,
     cwd: str = "/",
     session: bool = True,
+    mounts: Callable[[], None] | None = None,
 ) -> Process:
     """Start argv[0] (looked up in PATH if it has no slash) and return at once, after its exec.
 
@@ -119,15 +120,24 @@ def spawn(
     program = _look_up(argv[0], environment["PATH"])
     wanted = {0: stdin, 1: stdout, 2: stderr, **(pass_fds or {})}
     pid = ctypes.c_int()
+    arguments = _strings([os.fsencode(argument) for argument in argv])
+    variables = _strings([os.fsencode(f"{key}={value}") for key, value in environment.items()])
     with _file_actions(wanted, cwd) as actions:
-        error = libc.libc.posix_spawn(
-            ctypes.byref(pid),
-            os.fsencode(program),
-            actions,
-            _attributes(session),
-            _strings([os.fsencode(argument) for argument in argv]),
-            _strings([os.fsencode(f"{key}={value}") for key, value in environment.items()]),
-        )
+
+        def start() -> int:
+            path = os.fsencode(program)
+            return int(
+                libc.libc.posix_spawn(ctypes.byref(pid), path, actions, _attributes(session), arguments, variables)
+            )
+
+        def start_apart(prepare: Callable[[], None]) -> int:
+            prepare()
+            return start()
+
+        if mounts is None:
+            error = start()
+        else:
+            error = thread.apart(functools.partial(start_apart, mounts), unshare=libc.CLONE_NEWNS)
     if error:
         if error == errno.ENOENT and not os.path.isdir(cwd):
             raise OSError(error, os.strerror(error), cwd)

@@ -109,7 +109,7 @@ class Sandboxes:
     async def _run(self, spec: PodSpec, handler: str) -> Pod:
         left = self._find(identity.pod_key(spec))
         if left is not None:
-            await self._forget(left.id)
+            await self.undo(left.id)
         self.pods.flush()  # a removal that a full disk kept in memory: after a kill both pods would have its address
         pod = self._plan(spec, handler)
         try:
@@ -293,14 +293,18 @@ class Sandboxes:
                 return None
             raise
 
+    async def undo(self, id: str) -> None:
+        """What an earlier attempt left behind, then its row; absent is fine. After a restart the recovery and a repeat
+        of the call want that at the same time: one does it, the other joins."""
+        await self._changes.join(f"undo of pod sandbox {id}", lambda: self._forget(id))
+
     async def _forget(self, id: str) -> None:
-        """What an earlier attempt left behind: undo it, then its row."""
+        if id not in self.pods:
+            return
         left = await steps.retreat(self, RUN, id)
         if left:
             raise RopewalkError(f"pod sandbox {id!r} of an earlier attempt is left: {'; '.join(left)}", kind=Kind.STATE)
         self.pods.remove(id)
-
-    undo = _forget
 
     # The sandbox's own process.
 

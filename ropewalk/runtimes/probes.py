@@ -86,7 +86,12 @@ async def _try_shim(driver: shims.Driver) -> handler.Probe:
 
 async def read_version(program: str) -> str:
     """The first line of `program --version`."""
+    return (await read_text(program)).split("\n", 1)[0]
+
+
+async def read_text(program: str) -> str:
+    """All that `program --version` says."""
     completed = await spawn.run([program, "--version"], timeout=SECONDS)
     if completed.code:
         raise RopewalkError(f"{program} --version: exit code {completed.code}: {completed.stderr.decode()[:200]}")
-    return completed.stdout.decode(errors="replace").split("\n", 1)[0]
+    return completed.stdout.decode(errors="replace")

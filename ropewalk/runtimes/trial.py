@@ -34,9 +34,10 @@ class Subject(Protocol):
 
 
 @contextlib.asynccontextmanager
-async def running(driver: Subject, spec: dict[str, Any]) -> AsyncIterator[handler.Task]:
-    """A container of the init alone, for as long as this lasts. Its control group is put into the spec."""
-    id = f"{driver.probe_prefix}{os.urandom(8).hex()}"
+async def running(driver: Subject, spec: dict[str, Any], id: str = "") -> AsyncIterator[handler.Task]:
+    """A container of the init alone, for as long as this lasts. Its control group is put into the spec. `id`: one of
+    new_id."""
+    id = id or new_id(driver)
     cgroup = driver.probe_cgroup(id)
     driver.probing.add(id)
     try:
@@ -52,6 +53,10 @@ async def running(driver: Subject, spec: dict[str, Any]) -> AsyncIterator[handle
             raise
         finally:
             driver.probing.discard(id)
+
+
+def new_id(driver: Subject) -> str:
+    return f"{driver.probe_prefix}{os.urandom(8).hex()}"
 
 
 def build_spec(cgroup: str = "") -> dict[str, Any]:

@@ -17,9 +17,9 @@ import pytest
 from ropewalk.linux import spawn
 from ropewalk.runtimes import health, registry
 from ropewalk.runtimes.handler import Capabilities, Handler, Probe
-from ropewalk.runtimes.handlers import crun, shim
+from ropewalk.runtimes.handlers import crun, runsc, shim
 from tests.fakes.boxes import Place
-from tools import shims
+from tools import gvisor, shims
 
 Maker = Callable[[Place], Handler]
 
@@ -46,6 +46,7 @@ def by_shim(program: Path) -> Maker:
 SHIMS = {"shim": shims.find(), "newer-shim": shims.newer()}
 HANDLERS: dict[str, Maker] = {
     **{name: built_in(name) for name in registry.built_in()},
+    "runsc-newer": lambda place: runsc.Handler(runsc.Config(path=gvisor.found()), place.node, name="newer"),
     "crun-conmon": lambda place: crun.Handler(crun.Config(monitor="conmon"), place.node),
     **{name: by_shim(program) for name, program in SHIMS.items() if program is not None},
 }

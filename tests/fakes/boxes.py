@@ -1,6 +1,7 @@
 """Real containers for tests of handlers: a root file system of static busybox, plans, and a look for what was left.
 
-Everything lies in one temporary state directory and below one cgroup, both private to the test.
+Everything lies in one temporary state directory and below one cgroup, both private to the test. Where a daemon would
+choose the systemd driver, so does this.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Any
 from msgspec import structs
 
 from ropewalk import ids
-from ropewalk.linux import cgroup, mount, process
+from ropewalk.linux import cgroup, cgroup_systemd, mount, process
+from ropewalk.pods import placement
 from ropewalk.runtimes import handler, trial
 from ropewalk.runtimes.handler import ContainerPlan, ExecResult, Handler, PodPlan, Task
 from ropewalk.spec.pod import PodSpec
@@ -52,8 +54,11 @@ class Place:
         self.image = str(directory / "image")
         self.logs = str(directory / "logs")
         self.snapshots = str(directory / "snapshots")
-        self.cgroup = f"/ropewalk-test-{os.getpid()}-{os.urandom(2).hex()}"
         self.cgroups = cgroup.detect()
+        self.cgroups.driver = cgroup_systemd.choose(
+            "auto", version=self.cgroups.version, booted=cgroup_systemd.is_booted()
+        )
+        self.cgroup = placement.root(f"ropewalk-test-{os.getpid()}-{os.urandom(2).hex()}", self.cgroups.driver)
         self.node = handler.Node(self.state, self.cgroups, cgroup=self.cgroup)
         for path in (self.state, self.logs, self.snapshots):
             os.makedirs(path)
@@ -63,7 +68,7 @@ class Place:
         """A container that runs `args`. Options: `process` and `linux` are merged into those of the spec, `namespaces`
         replaces the namespaces; the rest are fields of the plan."""
         id = id or ids.new_id()
-        path = f"{self.cgroup}/{id}"
+        path = cgroup_systemd.child(self.cgroup, id)
         upper, work = f"{self.snapshots}/{id}/upper", f"{self.snapshots}/{id}/work"
         os.makedirs(upper)
         os.makedirs(work)
@@ -102,7 +107,7 @@ class Place:
         for one in reversed(mount.mounts()):
             if self.state in one.target:
                 mount.umount_all(one.target)
-        await self.cgroups.remove(self.cgroup)
+        await placement.remove(self.cgroups, self.cgroup)
         shutil.rmtree(os.path.dirname(self.state))
 
 
@@ -158,7 +163,7 @@ async def make_pod(owner: Handler, plan: ContainerPlan) -> ContainerPlan:
 
 
 def pod_cgroup(plan: ContainerPlan) -> str:
-    return f"{os.path.dirname(plan.cgroup)}/{plan.pod_id}"
+    return cgroup_systemd.child(os.path.dirname(plan.cgroup), plan.pod_id)
 
 
 async def run(owner: Handler, plan: ContainerPlan) -> Box:

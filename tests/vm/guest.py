@@ -52,13 +52,12 @@ class Lab:
         self.vm.put(wheel, f"/root/{wheel.name}")
         self.vm.put(image.ROOT / "packaging/ropewalk.service", "/etc/systemd/system/ropewalk.service")
         self.vm.write("/etc/ropewalk/config.toml", CONFIG)
-        if not self.exists("/opt/ropewalk/bin/pip"):
-            self.run("python3", "-m", "venv", "/opt/ropewalk", timeout=200)
         offline = ("--no-index", "--find-links", image.WHEELS, "--disable-pip-version-check")
-        self.run("/opt/ropewalk/bin/pip", "-q", "install", *offline, f"/root/{wheel.name}", timeout=600)
-        self.run("ln", "-sf", "/opt/ropewalk/bin/ropewalk", "/usr/bin/ropewalk")
+        self.run(f"{image.USER}/bin/pip", "-q", "install", *offline, f"/root/{wheel.name}", timeout=600)
+        self.run("ln", "-sf", f"{image.USER}/bin/ropewalk", "/usr/bin/ropewalk")
         self.run("systemctl", "daemon-reload")
-        self.run("systemctl", "enable", "--now", "lab-registry", "ropewalk", timeout=READY)
+        enabled = self.run("systemctl", "enable", "--now", "lab-registry", "ropewalk", timeout=READY, check=False)
+        assert enabled.code == 0, self.journal(40)
 
     def serve_images(self) -> None:
         """A registry in the guest, as mirror of the public ones."""

@@ -24,6 +24,7 @@ from tools.lab.frames import Kind
 BOOT_BYTES = 36
 CHUNK = 32768
 IN_FLIGHT = 4  # DATA frames that the guest has not passed on yet
+LISTENING = 20.0  # seconds
 HELLO_PAUSE = 0.1  # seconds between greetings while the guest boots
 
 Output = Callable[[Kind, bytes], None]
@@ -84,10 +85,23 @@ class Stream:
         return frame
 
 
+def connect(to: socket.socket, path: Path) -> None:
+    """QEMU binds its socket, and listens a moment later."""
+    deadline = time.monotonic() + LISTENING
+    while True:
+        try:
+            to.connect(str(path))
+            return
+        except ConnectionRefusedError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.01)
+
+
 class Channel:
     def __init__(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.connect(str(path))
+        connect(self._socket, path)
         self._turn = threading.Lock()
         self._streams: dict[int, Stream] = {}
         self._last = 0

@@ -1,7 +1,8 @@
 """The guest's disk: Debian 12 with systemd, the runtimes and our agent, made once and kept in the tools' cache.
 
-Two environments wait in it: DEV with everything of tools/requirements.lock and TREE, for the test suites, and WHEELS,
-from which a user's `pip install --no-index` works. Ropewalk itself is not in it.
+Two environments wait in it: DEV with everything of tools/requirements.lock and TREE, for the test suites, and USER with
+Ropewalk's dependencies alone, so that a user's `pip install --no-index` of its wheel has little to do. Ropewalk itself
+is not in it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hashlib
 import platform
 import shutil
 import sys
+import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +20,7 @@ from tools import debian, images
 ROOT = Path(__file__).parents[2]
 SUITE, PYTHON = "bookworm", "3.11"
 WHEELS = "/usr/local/share/wheels"
-DEV = "/opt/ropewalk-dev"
+DEV, USER = "/opt/ropewalk-dev", "/opt/ropewalk"
 TREE = "/root/ropewalk"  # where the working tree is put
 AGENT = "/usr/local/lib/ropewalk-lab"
 SPACE = 4 << 30  # bytes free in the guest; the file is sparse
@@ -96,8 +98,14 @@ def make_root(root: Path) -> None:
     )  # fmt: skip
 
 
-def make_environment(root: Path, work: Path) -> None:
-    """/opt/ropewalk-dev and WHEELS. Wheels are fetched by the machine's pip, so its index is asked; the guest's own
+def dependencies() -> list[str]:
+    """Ropewalk's own, as its wheel will say."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return [str(one) for one in project["dependencies"]]
+
+
+def make_environments(root: Path) -> None:
+    """DEV, USER and WHEELS. Wheels are fetched by the machine's pip, so its index is asked; the guest's own
     Python installs them, here, at full speed."""
     lock = ROOT / "tools/requirements.lock"
     target = ("--python-version", PYTHON, "--only-binary=:all:", "--implementation=cp", "--no-deps")
@@ -109,10 +117,20 @@ def make_environment(root: Path, work: Path) -> None:
         *kinds, "-r", lock, "-d", wheels,
     )  # fmt: skip
     shutil.copy(lock, root / "tmp/requirements.lock")
-    pip = ("chroot", root, f"{DEV}/bin/python", "-m", "pip", "-q", "--no-cache-dir", "--disable-pip-version-check")
-    debian.run("chroot", root, "/usr/bin/python3", "-m", "venv", DEV)
-    debian.run(*pip, "install", "--no-index", "--find-links", WHEELS, "-r", "/tmp/requirements.lock")
-    debian.run("chroot", root, f"{DEV}/bin/python", "-m", "compileall", "-q", "/usr/lib/python3", DEV)
+    for place, wanted in ((DEV, ["-r", "/tmp/requirements.lock"]), (USER, dependencies())):
+        debian.run("chroot", root, "/usr/bin/python3", "-m", "venv", place)
+        pip = (
+            "chroot",
+            root,
+            f"{place}/bin/python",
+            "-m",
+            "pip",
+            "-q",
+            "--no-cache-dir",
+            "--disable-pip-version-check",
+        )
+        debian.run(*pip, "install", "--no-index", "--find-links", WHEELS, *wanted)
+    debian.run("chroot", root, f"{DEV}/bin/python", "-m", "compileall", "-q", "/usr/lib/python3", DEV, USER)
     (root / "tmp/requirements.lock").unlink()
     (root / f"{DEV[1:]}/lib/python{PYTHON}/site-packages/ropewalk.pth").write_text(f"{TREE}\n")
 
@@ -148,7 +166,7 @@ def make(directory: Path) -> None:
     root = directory / "root"
     try:
         make_root(root)
-        make_environment(root, directory)
+        make_environments(root)
         configure(root)
         for kind, name in (("vmlinuz", "kernel"), ("initrd.img", "initrd")):
             (found,) = (root / "boot").glob(f"{kind}-*")
@@ -163,7 +181,8 @@ def ensure() -> Image:
     if platform.machine() != "x86_64":
         raise RuntimeError(f"the lab VM is built for x86_64 machines only; this one is {platform.machine()}")
     parts = [Path(__file__).read_bytes(), (ROOT / "tools/requirements.lock").read_bytes(), *guest_modules().values()]
-    key = hashlib.sha256(b"\0".join([*parts, " ".join(packages()).encode()])).hexdigest()[:16]
+    parts += [" ".join(names).encode() for names in (packages(), dependencies())]
+    key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
     if not (debian.CACHE / f"lab-{key}").exists():
         print("making the lab VM's disk from Debian packages (once, 2 minutes) ...", file=sys.stderr, flush=True)
     directory = debian.ensure_cached("lab", key, make)

@@ -1,4 +1,8 @@
-"""The ordinary test suites, in a lab VM of their own: on cgroup v2, as a machine with systemd runs them."""
+"""A part of the ordinary test suites, in a lab VM of their own: on cgroup v2, as a machine with systemd runs them.
+
+Not all: in there the whole takes an hour. What is the same on every machine is left out (tests/unit, images, storage,
+the network), and so is what tests/vm says of an installed daemon.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,22 @@ from pathlib import Path
 
 from tools.lab import image, machine
 
+HANDLERS = "(crun or runc) and not conmon"
+KILLS = "test_update or test_remove or (test_create and (network or shared))"
 SLOWER = 10  # than this machine: how much longer a test may take
 LIMIT = 900.0  # seconds for one suite
-# In the order of what is worth most; files share private nodes, unit tests nothing.
 SUITES = {
-    "unit": ("tests/unit", "--dist=worksteal"),
-    "contract": ("tests/contract", "--dist=loadfile"),
-    "node": ("tests/node/linux", "tests/node/runtimes", "--dist=loadfile"),
+    # Every handler, by the systemd driver; the cgroups and user namespaces of this kernel.
+    "contract": (
+        "tests/contract/test_handler.py",
+        "tests/contract/test_handler_exec.py",
+        "-k",
+        HANDLERS,
+        "--dist=load",
+    ),
+    "kernel": ("tests/node/linux/test_cgroup.py", "tests/node/linux/test_userns.py", "--dist=load"),
+    # The daemon killed at each step of making and removing a scope.
+    "kill": ("tests/node/kill/test_walk_containers.py", "-k", KILLS, "--dist=load"),
 }
 
 
@@ -27,7 +40,7 @@ def run(reports: Path) -> list[Path]:
             report = f"/tmp/{name}.xml"
             options = ("-n", str(machine.PROCESSORS), f"--timeout={60 * SLOWER}", f"--junit-xml={report}")
             vm.run(
-                f"{image.DEV}/bin/python", "-m", "pytest", *options, *arguments,
+                f"{image.DEV}/bin/python", "-m", "pytest", "-v", *options, *arguments,
                 env=environment, cwd=image.TREE, timeout=LIMIT, check=False, output=machine.echo,
             )  # fmt: skip
             if vm.run("test", "-e", report, check=False).code == 0:

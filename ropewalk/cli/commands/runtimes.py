@@ -13,7 +13,7 @@ from ropewalk.errors import Kind, RopewalkError
 if TYPE_CHECKING:
     from ropewalk.client import admin, cri, values
 
-HEADS = ["NAME", "DEFAULT", "STATE", "VERSION", "EVIDENCE"]
+HEADS = ["NAME", "DEFAULT", "STATE", "BOUNDARY", "VERSION", "EVIDENCE"]
 
 
 @click.command(help=__doc__)
@@ -33,6 +33,7 @@ def command(probe: bool, as_json: bool, address: str) -> None:
                     runtime["name"] or "(default)",
                     words[runtime["default"]],
                     runtime["state"],
+                    runtime["boundary"],
                     runtime["version"],
                     "; ".join(text for text in (runtime["evidence"], runtime["advice"]) if text),
                 ]
@@ -78,6 +79,7 @@ def document(runtime: admin.Runtime) -> dict[str, Any]:
         "default": runtime.default,
         "works": runtime.works,
         "state": runtime.level,
+        "boundary": runtime.boundary,
         "version": runtime.version,
         "evidence": runtime.evidence,
         "advice": runtime.advice,

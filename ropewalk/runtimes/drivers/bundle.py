@@ -26,11 +26,14 @@ from ropewalk.storage import snapshotter
 
 
 class Record(Struct, frozen=True):
-    """plan.json: what undo, update and log rotation need beside the id. `runtime`: whose container it is."""
+    """plan.json: what undo, update and log rotation need beside the id. `runtime`: whose container it is; `pod`:
+    which one it is in, "" for a pod's own; `pod_ooms`: OOM kills in the pod before it was made."""
 
     runtime: str = ""
+    pod: str = ""
     cgroup: str = ""
     log_path: str = ""
+    pod_ooms: int = 0
 
 
 class Bundle:
@@ -72,6 +75,14 @@ class Bundle:
                 flags = mount.MS_RDONLY if "ro" in one.options else 0
                 data = ",".join(option for option in one.options if option not in ("ro", "rw"))
                 mount.mount(one.source, self.rootfs, one.type, flags, data)
+
+    def show(self, directory: str, *, apart: bool) -> str:
+        """A directory as the root file system, whose programs may run although its file system says noexec (/run on
+        Debian): with a user namespace no runtime could lift that. Returns where it is seen."""
+        self.mount([snapshotter.Mount(type="bind", source=directory)], apart=apart)
+        os.chmod(self.directory, 0o711)  # as for a root file system of mapped users
+        mount.mount("", self.rootfs, flags=mount.MS_REMOUNT | mount.MS_BIND | mount.MS_NOSUID | mount.MS_NODEV)
+        return self.rootfs
 
     def write(self, config: bytes) -> None:
         paths.write_atomic(self.path("config.json"), config, 0o600)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -21,12 +21,15 @@ from ropewalk.runtimes.drivers import sealed
 
 LOG_FD = 3
 LOG_LIMIT = 65536
+ANSWER_LIMIT = 1 << 20
 SEAL_SECONDS = 5.0
 
 SIGNAL_RULE = "its AppArmor profile needs: signal (receive) peer=unconfined,"
 
 # What a runtime says -> kind, what to do. The first match counts.
 EXPLANATIONS = (
+    ("error finding executable", Kind.INVALID, "is the command in the image, and its directory in PATH?"),
+    ("failed to load", Kind.INVALID, "the command must be an executable file, with what its #! line names"),
     ("executable file", Kind.INVALID, "is the command in the image, and its directory in PATH?"),
     ("exec format error", Kind.INVALID, "the program is for another architecture, or lacks its #! line"),
     ("open executable", Kind.INVALID, "the command must be an executable file"),
@@ -36,6 +39,7 @@ EXPLANATIONS = (
     ("does not exist", Kind.NOT_FOUND, ""),
     ("is not running", Kind.STATE, ""),
     ("stopped container", Kind.STATE, ""),
+    ("in state stopped", Kind.STATE, ""),
     ("already dead", Kind.STATE, ""),
     ("kill: permission denied", Kind.DENIED, SIGNAL_RULE),
     ("cgroups in hybrid mode", Kind.UNSUPPORTED, "mount the v1 hugetlb controller, or boot with cgroup v2 only"),
@@ -96,15 +100,42 @@ class Command:
             raise RopewalkError(text, hint=f"apt-get install {os.path.basename(self.program)}", kind=Kind.UNAVAILABLE)
         return [path, f"--root={self.root}", f"--log={log}", "--log-format=json", *self.flags]
 
-    async def run(self, id: str, *verb: str, timeout: float, flags: Sequence[str] = ()) -> None:
-        """Run a verb to its end. `flags`: global ones for this time. RopewalkError naming container `id`, with the
-        runtime's own message."""
+    async def run(
+        self, id: str, *verb: str, timeout: float, flags: Sequence[str] = (), mounts: Callable[[], None] | None = None
+    ) -> None:
+        """Run a verb to its end. RopewalkError naming container `id`, with the runtime's own message. `flags` are
+        further global flags; `mounts`: see spawn.spawn."""
+        await self._run(id, verb, timeout, flags=flags, mounts=mounts)
+
+    async def ask(self, id: str, *verb: str, timeout: float, limit: int = ANSWER_LIMIT) -> bytes:
+        """Likewise for a verb that prints: its standard output, at most `limit` bytes. Never for one that starts
+        something, which would inherit the pipe."""
+        output = spawn.Output(limit)
+        try:
+            await self._run(id, verb, timeout, output=output)
+            return output.finish()
+        finally:
+            output.close()
+
+    async def _run(
+        self,
+        id: str,
+        verb: Sequence[str],
+        timeout: float,
+        *,
+        flags: Sequence[str] = (),
+        mounts: Callable[[], None] | None = None,
+        output: spawn.Output | None = None,
+    ) -> None:
         log = os.memfd_create("oci-log")
         try:
             argv = [*self.prefix(f"/proc/self/fd/{LOG_FD}"), *flags, *verb]
-            process = spawn.spawn(argv, pass_fds={LOG_FD: log}, session=False)
+            stdout = None if output is None else output.fd
+            process = spawn.spawn(argv, stdout=stdout, pass_fds={LOG_FD: log}, session=False, mounts=mounts)
+            if output is not None:
+                output.started()
             try:
-                async with asyncio.timeout(timeout):
+                async with asyncio.timeout(timeout or None):
                     code = await process.wait()
             except TimeoutError:
                 text = f"container {ids.short(id)}: `{verb[0]}` did not end within {timeout:g} s"

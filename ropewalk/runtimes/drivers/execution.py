@@ -23,7 +23,7 @@ import os
 import resource
 import secrets
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ropewalk import ids
@@ -59,7 +59,14 @@ async def run(
     mark = new_mark()
     with contextlib.ExitStack() as stack:
         began = stack.enter_context(memory_file("pid"))
-        log, child, outputs = _start(runtime, id, marked(description, mark), limit, stack, began, pid_file)
+        options = ["--pid-file", pid_file or f"/proc/self/fd/{PID_FD}"]
+        if pid_file:
+            options.append("--detach")
+            stack.enter_context(spawn.expecting_orphan())
+            stack.callback(forget, pid_file)
+        log, child, outputs = start(
+            runtime, id, marked(description, mark), limit, stack, options, {} if pid_file else {PID_FD: began}
+        )
         try:
             async with asyncio.timeout(timeout or None):
                 code = await child.wait()
@@ -85,34 +92,28 @@ async def run(
     return ExecResult(code=code, stdout=stdout, stderr=stderr[: limit - len(stdout)])
 
 
-def _start(
+def start(
     runtime: command.Command,
     id: str,
     description: dict[str, Any],
     limit: int,
     stack: contextlib.ExitStack,
-    began: int,
-    pid_file: str,
+    options: Sequence[str],
+    pass_fds: Mapping[int, int],
 ) -> tuple[int, spawn.Process, list[spawn.Output]]:
-    """The runtime's log, its process, and the readers of both streams; `stack` closes what is ours. `began`: a file
-    that gets the command's pid, unless `pid_file` does."""
+    """The runtime's log, its process, and the readers of both streams; `stack` closes what is ours. `options`: of its
+    verb exec, which get `pass_fds`."""
     log = stack.enter_context(memory_file("oci-log"))
     specification = stack.enter_context(memory_file("oci-process", build.encode(description)))
     argv = [*runtime.prefix(f"/proc/self/fd/{command.LOG_FD}"), "exec", "--process", f"/proc/self/fd/{PROCESS_FD}"]
-    argv += ["--pid-file", pid_file or f"/proc/self/fd/{PID_FD}"]
-    if pid_file:
-        argv.append("--detach")
-        stack.enter_context(spawn.expecting_orphan())
-        stack.callback(forget, pid_file)
-    argv.append(id)
     outputs = [spawn.Output(limit) for _ in range(2)]
     for output in outputs:
         stack.callback(output.close)
     child = spawn.spawn(
-        argv,
+        [*argv, *options, id],
         stdout=outputs[0].fd,
         stderr=outputs[1].fd,
-        pass_fds={command.LOG_FD: log, PROCESS_FD: specification, PID_FD: began},
+        pass_fds={command.LOG_FD: log, PROCESS_FD: specification, **pass_fds},
         session=False,
     )
     for output in outputs:

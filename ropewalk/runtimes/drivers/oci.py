@@ -85,7 +85,8 @@ class Driver(handler.Handler):
     async def create(self, plan: ContainerPlan) -> Task:
         own = self._bundle(plan.id)
         with explained(plan.id):
-            own.make(bundle.Record(runtime=self.name, cgroup=plan.cgroup, log_path=plan.log_path))
+            record = bundle.Record(runtime=self.name, pod=plan.pod_id, cgroup=plan.cgroup, log_path=plan.log_path)
+            own.make(msgspec.structs.replace(record, pod_ooms=self._pod_ooms(plan.cgroup)))
             steps.checkpoint("bundle:made")
             own.mount(plan.rootfs, apart=self.apart, userns=plan.userns, label=plan.spec["linux"].get("mountLabel", ""))
             bundle.check_rootfs(own.rootfs)
@@ -95,24 +96,27 @@ class Driver(handler.Handler):
                 logfile.prepare(plan.log_path)
             own.write(encode(self.adapt(scope.place(spec, plan.cgroup)), own.rootfs))
             steps.checkpoint("bundle:written")
-            launch = monitor.Launch(
-                id=plan.id,
-                bundle=own.directory,
-                runtime=[*self.command.prefix(own.log), *scope.flags(plan.cgroup)],
-                cgroup=plan.monitor_cgroup,
-                log_path=plan.log_path,
-                tty=plan.tty,
-                stdin=plan.stdin,
-                stdin_once=plan.stdin_once,
-            )
             try:
-                task = await self.monitor.create(launch)
+                task = await self.monitor.create(self.launch(plan, own))
             except monitor.RuntimeFailed as error:
                 raise command.failure(plan.id, "create", own.read_error() or first_line(str(error))) from None
             steps.checkpoint("monitor:created")
             own.write_task(task)
             self.created(plan)
         return task
+
+    def launch(self, plan: ContainerPlan, own: bundle.Bundle) -> monitor.Launch:
+        """What the monitor is told."""
+        return monitor.Launch(
+            id=plan.id,
+            bundle=own.directory,
+            runtime=[*self.command.prefix(own.log), *scope.flags(plan.cgroup)],
+            cgroup=plan.monitor_cgroup,
+            log_path=plan.log_path,
+            tty=plan.tty,
+            stdin=plan.stdin,
+            stdin_once=plan.stdin_once,
+        )
 
     def adapt(self, spec: dict[str, Any]) -> dict[str, Any]:
         """What this runtime is given for `spec`; a handler may add what only its runtime understands."""
@@ -132,6 +136,8 @@ class Driver(handler.Handler):
             own.make(bundle.Record(runtime=self.name, cgroup=plan.cgroup))
             steps.checkpoint("bundle:made")
             rootfs = init.ensure_rootfs(self.node.state, self.catatonit)
+            if os.statvfs(rootfs).f_flag & os.ST_NOEXEC:
+                rootfs = own.show(rootfs, apart=self.apart)
             own.write(encode(scope.place(plan.spec, plan.cgroup), rootfs))
             steps.checkpoint("init:written")
             verb = ("run", "--detach", "--bundle", own.directory, "--pid-file", own.pid_file, plan.id)
@@ -196,14 +202,24 @@ class Driver(handler.Handler):
         finally:
             if pidfd is not None:
                 os.close(pidfd)
-        if seen.code and cgroup and self._met_oom(id, cgroup):
+        if seen.code and cgroup and self._met_oom(id, cgroup, seen.code):
             return msgspec.structs.replace(seen, oom=True)
         return seen
 
-    def _met_oom(self, id: str, cgroup: str) -> bool:
-        """systemd removes a scope's cgroup as soon as nothing lives in it; what the monitor saw stays."""
+    def _met_oom(self, id: str, cgroup: str, code: int) -> bool:
+        """systemd removes a scope's cgroup, and its count, as soon as nothing lives in it. What the monitor saw stays;
+        it may be late, as the kernel tells of changes once in 10 ms. The pod's count stays, too: it is of all
+        containers, so one that was killed while another met the OOM killer is taken for that other."""
         kills = self.cgroups.oom_kills(cgroup)
-        return self.monitor.met_oom(self._bundle(id).directory) if kills is None else kills > 0
+        if kills is not None:
+            return kills > 0
+        own = self._bundle(id)
+        killed = code == 128 + signal.SIGKILL and self._pod_ooms(cgroup) > own.read_record().pod_ooms
+        return killed or self.monitor.met_oom(own.directory)
+
+    def _pod_ooms(self, path: str) -> int:
+        """OOM kills so far in the pod of a scope; of any other cgroup nobody asks."""
+        return self.cgroups.oom_kills(os.path.dirname(path)) or 0 if cgroup_systemd.is_scope(path) else 0
 
     async def _unwitnessed(self, id: str, task: Task, pidfd: int | None) -> Exit:
         at = time.time_ns()

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from ropewalk.runtimes import handler, probes
+from ropewalk.runtimes import handler, probes, wasm
 from ropewalk.runtimes.drivers import filters, oci
 from ropewalk.runtimes.handler import Capabilities, ContainerPlan, Node, Probe
 
@@ -45,4 +45,7 @@ class Handler(oci.Driver):
         return filters.detach(super().spec(id))
 
     async def probe(self) -> Probe:
-        return await probes.run_oci(self, packages="crun conmon catatonit")
+        found = await probes.run_oci(self, packages="crun conmon catatonit")
+        if found.works and self.config.annotations.get(wasm.HANDLER) in wasm.KINDS:
+            return await wasm.check(self, found)
+        return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
@@ -34,6 +34,14 @@ class Handler(oci.Driver):
 
     def __init__(self, config: Config, node: Node, *, name: str = "") -> None:
         super().__init__(config, node, oci.Programs(config.path, config.monitor, config.init), name=name)
+
+    def adapt(self, spec: dict[str, Any]) -> dict[str, Any]:
+        """Without no_new_privs a filter must be loaded before capabilities are dropped, which youki 0.7 does only where
+        the field is absent (crates/libcontainer/src/process/init/process.rs); absent means false."""
+        process = dict(spec["process"])
+        if not process.get("noNewPrivileges"):
+            process.pop("noNewPrivileges", None)
+        return {**spec, "process": process}
 
     def is_started(self, id: str) -> bool:
         try:

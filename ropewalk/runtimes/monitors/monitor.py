@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 
 from msgspec import Struct, field
 
-from ropewalk.linux import cgroup
+from ropewalk.linux import cgroup, paths
 from ropewalk.runtimes.handler import Exit, Task
 from ropewalk.runtimes.monitors import logfile
 
@@ -70,6 +70,10 @@ class Monitor(ABC):
                 return Exit(code=int(file.read()), at=os.fstat(file.fileno()).st_mtime_ns)
         except FileNotFoundError:
             return None
+
+    def record(self, id: str, code: int) -> None:
+        """In place of a monitor that was ended before it had anything to record."""
+        paths.write_atomic(os.path.join(self.exits, id), str(code).encode(), 0o600)
 
     def exited(self) -> list[str]:
         """Ids that have a record of their end, or one in the making."""

@@ -139,6 +139,11 @@ async def _receive(ours: socket.socket, id: str) -> bytes:
         ) from None
 
 
+def was_started(bundle: str) -> bool:
+    """Whether `start` has gone well."""
+    return _read_code(os.path.join(bundle, STARTED)) == 0
+
+
 def _read_code(path: str) -> int | None:
     try:
         with open(path, encoding="ascii") as file:

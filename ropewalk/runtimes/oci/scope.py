@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ropewalk.linux import cgroup_systemd
+from ropewalk.linux import cgroup_systemd, cgroup_v2
 
 FLAG = "--systemd-cgroup"
 PROPERTY = "org.systemd.property."
+DEFAULT_PERIOD = 100_000  # microseconds, the kernel's
 
 
 def place(spec: dict[str, Any], path: str) -> dict[str, Any]:
@@ -25,14 +26,34 @@ def place(spec: dict[str, Any], path: str) -> dict[str, Any]:
 
 
 def properties(resources: Mapping[str, Any]) -> dict[str, str]:
-    """crun would put the processes into a cgroup below the scope, where runc does not. A scope that failed (of the OOM
-    killer, say) is forgotten like any other. A swap limit of 0 is one: runc 1.1 tells systemd only of others, which
-    then lifts it at the next daemon-reload."""
+    """crun would put the processes, and the limits, into a cgroup below the scope, where runc does not. A scope that
+    failed is forgotten like any other. At every daemon-reload systemd writes the limits that it knows of, and lifts the
+    others: crun 1.8 tells it of few, runc 1.1 not of a swap limit of 0. Those of cpusets both tell."""
     found = {"run.oci.systemd.subgroup": "", f"{PROPERTY}CollectMode": "'inactive-or-failed'"}
-    memory = resources.get("memory", {})
+    return found | {f"{PROPERTY}{name}": f"uint64 {value}" for name, value in limits(resources).items()}
+
+
+def limits(resources: Mapping[str, Any]) -> dict[str, int]:
+    """Numbers by the property's name (org.freedesktop.systemd1(5))."""
+    memory, cpu, pids = (resources.get(kind, {}) for kind in ("memory", "cpu", "pids"))
+    found: dict[str, int] = {}
     limit, total = memory.get("limit", 0), memory.get("swap", 0)
-    if 0 < limit <= total:
-        found[f"{PROPERTY}MemorySwapMax"] = f"uint64 {total - limit}"
+    if limit > 0:
+        found["MemoryMax"] = limit
+        if total >= limit:
+            found["MemorySwapMax"] = total - limit
+    if cpu.get("shares", 0) > 0:
+        found["CPUWeight"] = cgroup_v2.weight(cpu["shares"])
+    period = cpu.get("period", 0)
+    if cpu.get("quota", 0) > 0:
+        found["CPUQuotaPerSecUSec"] = cpu["quota"] * 1_000_000 // (period or DEFAULT_PERIOD)
+    if period > 0:
+        found["CPUQuotaPeriodUSec"] = period
+    if pids.get("limit", 0) > 0:
+        found["TasksMax"] = pids["limit"]
+    for key, text in resources.get("unified", {}).items():
+        if key in cgroup_systemd.UNIFIED and text.strip().isdecimal():
+            found[cgroup_systemd.UNIFIED[key]] = int(text)
     return found
 
 

@@ -61,16 +61,16 @@ def cgroups(node: nodes.Node) -> Iterator[str]:
         *(path for path in trace.CGROUPS.iterdir() if path.is_dir() and not path.is_symlink()),
     ]
     for hierarchy in hierarchies:
-        top = hierarchy / node.instance
-        yield from (f"cgroup {path}" for path in top.glob("*") if path.is_dir())
-        yield from (f"cgroup {path}" for path in top.glob("*/*") if path.is_dir())
+        for top in (hierarchy / node.instance, hierarchy / f"{node.instance.replace('-', '_')}.slice"):
+            yield from (f"cgroup {path}" for path in top.glob("*") if path.is_dir())
+            yield from (f"cgroup {path}" for path in top.glob("*/*") if path.is_dir())
 
 
 def processes(node: nodes.Node) -> Iterator[str]:
     """Those whose arguments or control group name the node. The daemon and its workers are no part; what has ended and
     waits for somebody to read its status holds nothing."""
     daemon = node.process.pid if node.process is not None else 0
-    marks = (str(node.base).encode(), node.instance.encode())
+    marks = (str(node.base).encode(), node.instance.encode(), node.instance.replace("-", "_").encode())
     for pid in process.pids():
         stat = process.stat(pid)
         if stat is None or stat.state == "Z" or pid == daemon:

@@ -6,7 +6,7 @@ import pytest
 
 from ropewalk.client import cri, values
 from ropewalk.errors import RopewalkError
-from ropewalk.spec import container
+from ropewalk.spec import container, pod
 from tests.node.kill import killable, points
 from tools import workload
 
@@ -138,6 +138,23 @@ async def test_start_of_what_ends_at_once(node: killable.Node, point: str) -> No
         assert (status.exit_code, status.reason, sandbox.output()) == (3, "Error", "once\n")
         await sandbox.remove()
     node.settles(before)
+
+
+async def test_update(node: killable.Node) -> None:
+    """systemd, where it has the scope, knows of no new limit yet: the caller, who got no answer, asks again."""
+    async with node.client() as client:
+        sandbox = await workload.run_pod(client, points.pod_spec(node, "network"))
+        id = await sandbox.start("main", "sleep", "600")
+        limits = pod.LinuxContainerResources(memory_limit_in_bytes=64 << 20)
+        await node.killed_at("update:set", client.update(id, limits))
+    async with node.client() as client:
+        sandbox = await adopted(client, sandbox)
+        assert (await client.container_status(id)).resources.linux.memory_limit_in_bytes == 0
+        await client.update(id, limits)
+        status = await client.container_status(id)
+        assert status.resources.linux.memory_limit_in_bytes == 64 << 20
+        assert status.state is values.ContainerState.RUNNING
+        await sandbox.remove()
 
 
 @pytest.mark.parametrize("point", points.REMOVE)

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from ropewalk.errors import RopewalkError
+from ropewalk.linux import cgroup_systemd
 from ropewalk.runtimes import trial
 from ropewalk.runtimes.drivers import oci
 from ropewalk.runtimes.handler import ContainerPlan, Task
@@ -108,7 +109,7 @@ async def test_sweep_finds_it_without_a_row(place: Place, runtime: Programs, poi
 
 @pytest.mark.parametrize("point", ["bundle:made", "init:written", "init:running"])
 async def test_delete_undoes_an_init_killed_at(place: Place, runtime: Programs, point: str) -> None:
-    path = f"{place.cgroup}/init"
+    path = cgroup_systemd.child(place.cgroup, "pod")
     init = ContainerPlan(id="pod", pod_id="pod", spec=trial.build_spec(path), cgroup=path)
     await killed_daemon(place, runtime, init, point)
     await next_daemon(place, runtime).delete("pod", path)

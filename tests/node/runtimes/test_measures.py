@@ -11,6 +11,7 @@ import pytest
 
 from ropewalk.linux import features, mount
 from ropewalk.runtimes.drivers import idmap
+from ropewalk.runtimes.handler import Node
 from ropewalk.runtimes.handlers import crun
 from tests.fakes.boxes import Place
 
@@ -32,6 +33,21 @@ async def test_what_works_here_is_offered(place: Place) -> None:
     assert "recursive read-only mounts: yes; user namespaces: yes" in probe.evidence
     assert (handler.capabilities.user_namespaces, handler.capabilities.recursive_read_only) == (True, True)
     assert place.found() == []
+
+
+async def test_a_state_directory_whose_programs_may_not_run(place: Place) -> None:
+    """Debian's initramfs mounts /run so, and it stays."""
+    mount.mount("tmpfs", place.state, "tmpfs", mount.MS_NOEXEC | mount.MS_NOSUID | mount.MS_NODEV, "mode=0711")
+    handler = crun.Handler(crun.Config(), handler_node(place))
+    probe = await handler.probe()
+    assert "recursive read-only mounts: yes; user namespaces: yes" in probe.evidence
+    left = [path for path in place.found() if path != place.state]
+    assert left == []
+
+
+def handler_node(place: Place) -> Node:
+    """Its layers are where images are, not in the state directory."""
+    return place.node._replace(layers=place.snapshots)
 
 
 async def test_a_kernel_without_idmapped_mounts_has_no_user_namespaces(place: Place) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ropewalk.linux import process
+from ropewalk.linux import cgroup_systemd, process
 from ropewalk.runtimes import trial
 from ropewalk.runtimes.handlers import crun, runc
 from tests.fakes.boxes import Place, run
@@ -42,7 +42,7 @@ async def test_what_a_killed_daemons_probe_left_is_found_by_its_cgroup(place: Pl
     shutil.rmtree(place.state)
     assert await runc.Handler(runc.Config(), place.node).sweep(set()) == []
     assert process.is_alive(task.pid, task.pid_start)
-    assert await crun.Handler(crun.Config(), place.node).sweep(set()) == [os.path.basename(left)]
+    assert await crun.Handler(crun.Config(), place.node).sweep(set()) == [cgroup_systemd.name(left)]
     assert not process.is_alive(task.pid, task.pid_start)
     assert place.cgroups.list(place.cgroup) == []
     await trying.__aexit__(None, None, None)

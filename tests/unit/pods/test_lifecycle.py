@@ -141,6 +141,35 @@ async def test_an_undo_that_fails_keeps_the_row_and_a_retry_finishes_it(bench: B
     assert not list(daemon.sandboxes.pods)
 
 
+async def test_a_repeat_while_the_recovery_undoes_joins_it(bench: Bench) -> None:
+    """The undo takes as long as CNI plugins take; the row must not vanish below whoever is half-way through it."""
+    undone = asyncio.Event()
+
+    async def fail(where: str) -> None:
+        if where in ("attach", "detach"):
+            raise RopewalkError(where)
+
+    async def wait(where: str) -> None:
+        if where == "detach":
+            await undone.wait()
+
+    bench.world.hook = fail
+    with pytest.raises(RopewalkError):
+        await bench.daemon.sandboxes.run(pod_spec())
+    daemon = await bench.restart(adopt=False)
+    [left] = list(daemon.sandboxes.pods)
+    bench.world.hook = wait
+    recovery = asyncio.ensure_future(daemon.recovery.run())
+    repeat = asyncio.ensure_future(daemon.sandboxes.run(pod_spec()))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    undone.set()
+    pod = await repeat
+    await recovery
+    assert pod.id != left.id
+    assert [row.id for row in daemon.sandboxes.pods] == [pod.id]
+
+
 async def test_stop_overtakes_a_create_and_wins(bench: Bench) -> None:
     pod = await bench.daemon.sandboxes.run(pod_spec())
     creating = asyncio.Event()

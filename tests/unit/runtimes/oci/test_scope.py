@@ -28,24 +28,39 @@ def test_a_scope() -> None:
         "a": "b",
         "run.oci.systemd.subgroup": "",
         "org.systemd.property.CollectMode": "'inactive-or-failed'",
+        "org.systemd.property.TasksMax": "uint64 5",
     }
     assert placed["linux"]["resources"] == spec()["linux"]["resources"]
     assert scope.flags(PATH) == ["--systemd-cgroup"]
 
 
 @pytest.mark.parametrize(
-    ("memory", "value"),
+    ("resources", "limits"),
     [
-        ({"limit": 64, "swap": 64}, "uint64 0"),
-        ({"limit": 64, "swap": 96}, "uint64 32"),
-        ({"limit": 64}, None),
-        ({"limit": 64, "swap": -1}, None),
-        ({"limit": -1, "swap": -1}, None),
+        ({"memory": {"limit": 64, "swap": 64}}, {"MemoryMax": 64, "MemorySwapMax": 0}),
+        ({"memory": {"limit": 64, "swap": 96}}, {"MemoryMax": 64, "MemorySwapMax": 32}),
+        ({"memory": {"limit": 64}}, {"MemoryMax": 64}),
+        ({"memory": {"limit": 64, "swap": -1}}, {"MemoryMax": 64}),
+        ({"memory": {"limit": -1, "swap": -1}}, {}),
+        (
+            {"cpu": {"shares": 1024, "quota": 50000, "period": 200000}},
+            {"CPUWeight": 39, "CPUQuotaPerSecUSec": 250_000, "CPUQuotaPeriodUSec": 200_000},
+        ),
+        ({"cpu": {"quota": 150_000}}, {"CPUQuotaPerSecUSec": 1_500_000}),
+        ({"cpu": {"quota": -1}}, {}),
+        ({"pids": {"limit": 5}}, {"TasksMax": 5}),
+        ({"pids": {"limit": -1}}, {}),
+        (
+            {"unified": {"memory.high": "99", "memory.low": "max", "pids.max": "7", "io.weight": "5"}},
+            {"MemoryHigh": 99, "TasksMax": 7},
+        ),
     ],
 )
-def test_systemd_knows_the_swap_limit(memory: dict[str, int], value: str | None) -> None:
-    annotations = scope.place(spec(**memory), PATH)["annotations"]
-    assert annotations.get("org.systemd.property.MemorySwapMax") == value
+def test_systemd_knows_the_limits(resources: dict[str, Any], limits: dict[str, int]) -> None:
+    assert scope.limits(resources) == limits
+    annotations = scope.place({"linux": {"cgroupsPath": PATH, "resources": resources}}, PATH)["annotations"]
+    given = {name: value for name, value in annotations.items() if value.startswith("uint64 ")}
+    assert given == {f"org.systemd.property.{name}": f"uint64 {value}" for name, value in limits.items()}
 
 
 def test_no_memory_at_all() -> None:

@@ -1,0 +1,82 @@
+"""Running a command inside a Sentry and collecting its output (ExecSync).
+
+`runsc exec` stays until the command exits, and gives its own streams to the Sentry, so nothing waits for the end of the
+pipes. The processes are the Sentry's: what must be ended is found in `runsc ps`, by descent from the command, whose pid
+there comes in --internal-pid-file. All of it is stopped first, so that nobody starts more meanwhile. Limit: a process
+whose parent ended before belongs to the container's init then, and goes on until its container ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from typing import Any
+
+from ropewalk import ids
+from ropewalk.errors import Kind, RopewalkError
+from ropewalk.linux import spawn
+from ropewalk.runtimes.drivers import command, execution
+from ropewalk.runtimes.drivers.runsc import sentry
+from ropewalk.runtimes.handler import ExecResult
+
+PID_FD = 5
+VERB_SECONDS = 10.0
+END_SECONDS = 10.0
+ROUNDS = 5
+
+
+async def run(
+    runtime: command.Command, id: str, description: dict[str, Any], *, timeout: float, limit: int
+) -> ExecResult:
+    """`description`: the OCI process object. See Handler.exec."""
+    with contextlib.ExitStack() as stack:
+        inner = stack.enter_context(execution.memory_file("inner-pid"))
+        options = ["--internal-pid-file", f"/proc/self/fd/{PID_FD}"]
+        log, child, outputs = execution.start(runtime, id, description, limit, stack, options, {PID_FD: inner})
+        try:
+            async with asyncio.timeout(timeout or None):
+                code = await child.wait()
+        except (TimeoutError, asyncio.CancelledError) as error:
+            await asyncio.shield(asyncio.ensure_future(_end(runtime, id, inner, child)))
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            text = f"container {ids.short(id)}: command {description['args'][0]!r} did not end within {timeout:g} s"
+            raise RopewalkError(text, hint="it and its children were killed", kind=Kind.TIMEOUT) from None
+        stdout, stderr = (output.finish() for output in outputs)
+        if code and (message := command.parse_log(os.pread(log, command.LOG_LIMIT, 0))):
+            raise command.failure(id, "exec", message)
+    if code < 0:
+        raise RopewalkError(f"container {ids.short(id)}: exec: the runtime was ended by signal {-code}")
+    return ExecResult(code=code, stdout=stdout, stderr=stderr[: limit - len(stdout)])
+
+
+async def _end(runtime: command.Command, id: str, inner: int, child: spawn.Process) -> None:
+    """Kill the command with all that descends from it; then runsc, which has nothing to wait for any more."""
+    try:
+        with contextlib.suppress(TimeoutError, RopewalkError):  # the container may have ended meanwhile
+            async with asyncio.timeout(END_SECONDS):
+                await kill_tree(runtime, id, int(os.pread(inner, 32, 0) or b"0"))
+                await child.wait()
+    finally:
+        child.kill()
+        await child.wait()
+
+
+async def kill_tree(runtime: command.Command, id: str, root: int) -> None:
+    """`root`: a pid of the Sentry's; 0 if the command was never started."""
+    stopped: list[int] = []
+    for _ in range(ROUNDS):
+        table = await runtime.ask(id, "ps", id, timeout=VERB_SECONDS)
+        found = [one for one in sentry.descendants(sentry.parse_table(table), root) if one not in stopped]
+        if not found:
+            break
+        await _send(runtime, id, found, "STOP")
+        stopped += found
+    await _send(runtime, id, stopped, "KILL")
+
+
+async def _send(runtime: command.Command, id: str, pids: list[int], signal: str) -> None:
+    for pid in pids:
+        with contextlib.suppress(RopewalkError):  # it has ended
+            await runtime.run(id, "kill", "--pid", str(pid), id, signal, timeout=VERB_SECONDS)

@@ -1,0 +1,42 @@
+"""What a build says of itself, and what is kept of it."""
+
+from __future__ import annotations
+
+from ropewalk.runtimes.drivers.runsc import driver, platforms
+from ropewalk.runtimes.handlers import runsc
+
+HELP = """Usage: runsc <flags> <subcommand> <subcommand args>
+
+Subcommands:
+\tcheckpoint       checkpoint current state of container (experimental)
+\tport-forward     port forward to a secure container
+\twait             wait on a process inside a container
+"""
+OLD = """  -platform string
+    \tspecifies which platform to use: ptrace (default), kvm. (default "ptrace")
+"""
+NEW = """  -platform string
+    \tspecifies which platform to use: systrap (default), ptrace, kvm. (default "systrap")
+"""
+
+
+def test_verbs_and_platforms() -> None:
+    assert platforms.parse_build(HELP, NEW).verbs == {"checkpoint", "port-forward", "wait"}
+    assert platforms.parse_build(HELP, NEW).platforms == {"systrap", "ptrace", "kvm"}
+    assert platforms.parse_build(HELP, OLD).platforms == {"ptrace", "kvm"}
+    assert platforms.parse_build("", "").platforms == frozenset()
+
+
+def test_facts_survive_a_probe_that_is_kept() -> None:
+    facts = driver.Facts(platform="ptrace", private_sysctls=True)
+    assert driver.read_facts(driver.write_facts(facts)) == facts
+    assert driver.read_facts({}) == driver.Facts()
+
+
+def test_only_a_sandbox_network_needs_the_sysctls_hidden() -> None:
+    made = runsc.Handler.__new__(runsc.Handler)
+    made.facts = driver.Facts(private_sysctls=True)
+    assert made._start_mounts("sandbox") is driver.hide_sysctls
+    assert made._start_mounts("host") is None
+    made.facts = driver.Facts()
+    assert made._start_mounts("sandbox") is None
