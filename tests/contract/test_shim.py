@@ -17,13 +17,13 @@ from ropewalk.errors import Kind, RopewalkError
 from ropewalk.linux import process
 from ropewalk.runtimes import trial
 from ropewalk.runtimes.drivers.shim import driver, removal, streams, task
-from ropewalk.runtimes.handler import Level, PodPlan, Task
+from ropewalk.runtimes.handler import ContainerPlan, Level, PodPlan, Task
 from ropewalk.runtimes.handlers import shim
 from ropewalk.runtimes.streams import STDERR, STDOUT
 from ropewalk.spec import pod as pods
 from ropewalk.spec.pod import LinuxContainerResources
 from tests.fakes import shim as fake
-from tests.fakes.boxes import Box, Place, create, run
+from tests.fakes.boxes import Box, Place
 from tests.fakes.shim import Behaviour
 
 pytestmark = pytest.mark.timeout(30)
@@ -71,17 +71,25 @@ class Bench:
             namespaces=namespaces,
             monitor_cgroup=f"{self.place.cgroup}/monitors",
         )
-        made = await handler.create_pod(plan)
-        assert made is not None
-        return id, made
+        task = await handler.create_pod(plan)
+        assert task is not None
+        return id, task
 
     async def box(self, handler: shim.Handler, pod: str, *args: str, start: bool = True, **options: Any) -> Box:
         plan = self.place.plan(*args, pod_id=pod, **options)
         plan.spec["annotations"] = {SANDBOX: pod}
-        return await (run if start else create)(handler, plan)
+        return await make_box(handler, plan, start=start)
 
     def called(self, method: str) -> list[dict[str, Any]]:
         return [call for call in fake.calls(self.program) if call["method"] == method]
+
+
+async def make_box(handler: shim.Handler, plan: ContainerPlan, *, start: bool = True) -> Box:
+    """In a pod that is there already."""
+    box = Box(handler, plan, await handler.create(plan))
+    if start:
+        await box.start()
+    return box
 
 
 @pytest.fixture
@@ -292,7 +300,7 @@ async def test_a_shim_that_breaks_in_the_middle(bench: Bench, method: str, fault
     plan = bench.place.plan("sleep", "100", pod_id=pod)
     plan.spec["annotations"] = {SANDBOX: pod}
     with pytest.raises(RopewalkError) as caught:
-        await run(handler, plan)
+        await make_box(handler, plan)
     assert caught.value.kind is Kind.UNAVAILABLE
     assert plan.id[:13] in caught.value.message
     await handler.delete(plan.id, plan.cgroup)
