@@ -1,6 +1,7 @@
 """bench: Ropewalk beside the containerd on PATH: pod starts, processor time, memory, latencies, as ratios.
 
     ./dev bench [NAME...] [--against containerd|nothing] [--pairs N] [--quick] [--json FILE] [--list]
+    ./dev bench monitors        ropewalk-monitor beside conmon, on crun alone
 
 Both run privately, each in a cgroup of its own, with the same client, images, seccomp and capabilities (compared before
 anything is timed), and take turns. Without a containerd on PATH it says so and measures Ropewalk alone. Figures of a
@@ -18,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench import accounting, bars, cni, containerd, images, likeness, report, runner
+from bench import accounting, bars, cni, containerd, images, likeness, monitors, report, runner
 from bench.measures import MEASURES, Measure
 from bench.side import Ropewalk, Side, prepare
 from tools import images as test_images
@@ -106,6 +107,8 @@ def measure(chosen: list[Measure], given: argparse.Namespace, against: bool) -> 
 
 
 def main() -> int:
+    if sys.argv[1:] == ["monitors"]:
+        return monitors.main()
     given = arguments()
     if given.list:
         print(report.table([(m.name, m.unit, str(bars.BARS.get(m.name) or "-"), m.text) for m in MEASURES.values()]))

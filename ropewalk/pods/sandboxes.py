@@ -219,8 +219,10 @@ class Sandboxes:
     async def create_task(self, id: str) -> None:
         """What the handler needs of its own, if anything."""
         pod = self.pods[id]
-        path = placement.container_cgroup(pod, id)
         handler = self._handlers[pod.handler]
+        if not handler.needs_pod(pod.spec):
+            return
+        path = placement.container_cgroup(pod, id)
         plan = PodPlan(
             id=id,
             pod=pod.spec,

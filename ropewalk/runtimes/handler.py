@@ -260,6 +260,10 @@ class Handler(ABC):
 
     # Pods.
 
+    def needs_pod(self, pod: PodSpec) -> bool:
+        """Whether create_pod would make anything for it; if not, it is not called, and no plan is made for it."""
+        return True
+
     async def create_pod(self, plan: PodPlan) -> Task | None:
         """What the handler itself needs for this pod; None: nothing. Its pid is what must stay alive for the pod."""
         return None

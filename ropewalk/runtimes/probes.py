@@ -33,7 +33,8 @@ async def _try(driver: oci.Driver, *, packages: str) -> handler.Probe:
         try:
             versions.append(await read_version(program))
         except OSError as error:
-            return handler.Probe(Level.ABSENT, evidence=str(error), advice=f"apt-get install {packages}")
+            evidence = f"{error.filename}: {error.strerror}"
+            return handler.Probe(Level.ABSENT, evidence=evidence, advice=f"apt-get install {packages}")
         except RopewalkError as error:
             return handler.Probe(Level.PRESENT, evidence=error.message, advice=error.hint)
     problem = driver.cgroups.problem()

@@ -31,7 +31,7 @@ from ropewalk.runtimes.drivers import bundle, command, execution, idmap, init, i
 from ropewalk.runtimes.handler import ContainerPlan, ExecResult, Exit, Node, Observation, PodPlan, Task
 from ropewalk.runtimes.monitors import attach, choice, logfile, monitor
 from ropewalk.runtimes.oci import build, scope
-from ropewalk.spec.pod import LinuxContainerResources, NamespaceMode
+from ropewalk.spec.pod import LinuxContainerResources, NamespaceMode, PodSpec
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +112,7 @@ class Driver(handler.Handler):
             bundle=own.directory,
             runtime=[*self.command.prefix(own.log), *scope.flags(plan.cgroup)],
             cgroup=plan.monitor_cgroup,
+            memory_events=self._memory_events(plan.cgroup),
             log_path=plan.log_path,
             tty=plan.tty,
             stdin=plan.stdin,
@@ -125,9 +126,12 @@ class Driver(handler.Handler):
     def created(self, plan: ContainerPlan) -> None:
         """The runtime has made a container of it; a handler may learn from that."""
 
-    async def create_pod(self, plan: PodPlan) -> Task | None:
+    def needs_pod(self, pod: PodSpec) -> bool:
         """Only a shared PID namespace needs a process: a tiny init that holds it and reaps."""
-        return await self.run_init(plan) if plan.pod.namespaces.pid is NamespaceMode.POD else None
+        return pod.namespaces.pid is NamespaceMode.POD
+
+    async def create_pod(self, plan: PodPlan) -> Task | None:
+        return await self.run_init(plan) if self.needs_pod(plan.pod) else None
 
     async def run_init(self, plan: PodPlan) -> Task:
         """The pod's own container: a built-in read-only root file system, no monitor."""
@@ -205,6 +209,12 @@ class Driver(handler.Handler):
         if seen.code and cgroup and self._met_oom(id, cgroup, seen.code):
             return msgspec.structs.replace(seen, oom=True)
         return seen
+
+    def _memory_events(self, path: str) -> str:
+        """The file that tells of the OOM killer before systemd removes a scope's cgroup. Only cgroup v2 has it."""
+        if self.cgroups.version != 2 or not path:
+            return ""
+        return os.path.join(self.cgroups.directories(path)[0], "memory.events")
 
     def _met_oom(self, id: str, cgroup: str, code: int) -> bool:
         """systemd removes a scope's cgroup, and its count, as soon as nothing lives in it. What the monitor saw stays;

@@ -265,6 +265,18 @@ def test_the_node(ropewalk: Command) -> None:
     assert "crun" in ropewalk.ok("runtimes")
 
 
+def test_every_handler_that_works_runs_a_pod(ropewalk: Command) -> None:
+    seen = {}
+    for one in ropewalk.json("runtimes"):
+        if one["works"]:
+            seen[one["name"]] = ropewalk.ok("run", "--rm", "--runtime", one["name"], "busybox", "uname", "-s").strip()
+        else:
+            done = ropewalk("run", "--rm", "--runtime", one["name"], "busybox", "true")
+            assert (done.returncode, "does not work on this node" in done.stderr) == (125, True)
+    assert set(seen.values()) == {"Linux"}
+    assert {"crun", "runc"} <= set(seen)
+
+
 def test_no_daemon(ropewalk: Command) -> None:
     ropewalk.node.kill()
     done = ropewalk("ps")

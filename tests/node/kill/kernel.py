@@ -7,6 +7,7 @@ filter elements, control groups, processes, and the names of files. Lines are eq
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -112,6 +113,11 @@ def said(line: str) -> str:
     if not line.startswith("process "):
         return ""
     return b" ".join([b":", *process.command_line(pid_in(line))]).decode(errors="replace")[:250]
+
+
+def is_monitor(pid: int) -> bool:
+    argv = process.command_line(pid)
+    return bool(argv) and os.path.basename(argv[0]) in (b"ropewalk-monitor", b"conmon")
 
 
 def pid_in(line: str) -> int:

@@ -20,6 +20,21 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.delattr(signal, "pidfd_send_signal", raising=False)
 
 
+def test_a_number_that_only_a_process_group_has() -> None:
+    """Its leader was reaped, a member lives on."""
+    script = ["sh", "-c", "sleep 600 & echo $!"]
+    leader = subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, process_group=0)
+    assert leader.stdout is not None
+    member = int(leader.stdout.readline())
+    try:
+        leader.wait()
+        with pytest.raises(ProcessLookupError):
+            pidfd.open(leader.pid)
+    finally:
+        os.kill(member, signal.SIGKILL)
+        leader.stdout.close()
+
+
 def test_a_child_is_signalled_and_reaped() -> None:
     child = subprocess.Popen(["sleep", "600"])
     fd = pidfd.open(child.pid)

@@ -44,7 +44,7 @@ from ropewalk.runtimes.handler import (
 from ropewalk.runtimes.monitors import monitor
 from ropewalk.runtimes.monitors import own as own_monitor
 from ropewalk.runtimes.oci import scope
-from ropewalk.spec.pod import LinuxContainerResources
+from ropewalk.spec.pod import LinuxContainerResources, PodSpec
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +106,9 @@ class Driver(oci.Driver):
         self.learn(read_facts(probe.facts))
 
     # Pods.
+
+    def needs_pod(self, pod: PodSpec) -> bool:
+        return True
 
     async def create_pod(self, plan: PodPlan) -> Task:
         task = await self.boot(plan, network="sandbox" if plan.netns else "host")
