@@ -30,6 +30,8 @@ BARS = {
     "pod_start_host": Bar(0.35, Of.RATIO),
     "pod_start_bridge": Bar(0.25, Of.RATIO),
     "pod_start_cni": Bar(0.45, Of.RATIO),
+    "pod_start_shim": Bar(0.80, Of.RATIO),
+    "cpu_daemon_shim": Bar(10.0),
     "cpu_life_cycle": Bar(0.35, Of.RATIO),
     "cpu_life_cycle_cni": Bar(0.35, Of.RATIO),
     "exec_sync": Bar(0.4, Of.RATIO),
