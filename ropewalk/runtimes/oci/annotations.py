@@ -5,7 +5,8 @@ type "sandbox", and those with the same sandbox id join it. containerd and CRI-O
 read the one, the other or both (gVisor, Kata); so both are set.
 
 crun, Kata and gVisor also take orders from annotations (design, rule 6), so nothing of a user's passes by default, and
-what would replace a filter, run a program or set unit properties never passes. Image labels are not looked at.
+what would replace a filter, run a program, set unit properties or move processes to other cgroups never passes. Image
+labels are not looked at.
 """
 
 from __future__ import annotations
