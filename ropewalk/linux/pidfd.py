@@ -7,6 +7,7 @@ the kernel's since Linux 5.4.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 
@@ -16,10 +17,14 @@ P_PIDFD = 3  # include/uapi/linux/wait.h
 
 
 def open(pid: int) -> int:
-    """pidfd_open(2), close-on-exec. ProcessLookupError if there is no such process."""
-    if hasattr(os, "pidfd_open"):
-        return os.pidfd_open(pid)
-    return libc.syscall(libc.SYS_PIDFD_OPEN, pid, 0)
+    """pidfd_open(2), close-on-exec. ProcessLookupError if there is no such process. Where only a process group, a
+    session or a thread still has the number, kernels say EINVAL, and since 6.15 of a thread ENOENT."""
+    try:
+        return os.pidfd_open(pid) if hasattr(os, "pidfd_open") else libc.syscall(libc.SYS_PIDFD_OPEN, pid, 0)
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.ENOENT) and pid > 0:
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH)) from error
+        raise
 
 
 def send_signal(fd: int, signum: int) -> None:

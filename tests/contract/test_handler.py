@@ -94,7 +94,7 @@ async def test_kill_ends_a_container_that_was_never_started(handler: Handler, pl
 
 
 async def test_the_next_daemon_adopts(handler: Handler, handler_name: str, place: Place) -> None:
-    box = await run(handler, place.plan("sh", "-c", "sleep 0.3; exit 9"))
+    box = await run(handler, place.plan("sh", "-c", "sleep 2; exit 9"))
     box.handler = await handlers.ready(handler_name, place)
     assert (await box.handler.observe(box.id, box.task)).alive
     assert (await box.wait()).code == 9

@@ -31,6 +31,8 @@ NEVER = (
     "run.oci.pidfd_receiver",
     "run.oci.keep_original_groups",
     "run.oci.mount_context_type",
+    "run.oci.systemd.",  # where in the cgroup hierarchy the processes are is ours to know
+    "run.oci.delegate-cgroup",
     "org.systemd.property.",  # CVE-2024-3154
     "org.criu.",
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -125,6 +126,11 @@ def said(line: str) -> str:
     if not line.startswith("process "):
         return ""
     return b" ".join([b":", *process.command_line(pid_in(line))]).decode(errors="replace")[:250]
+
+
+def is_monitor(pid: int) -> bool:
+    argv = process.command_line(pid)
+    return bool(argv) and os.path.basename(argv[0]) in (b"ropewalk-monitor", b"conmon")
 
 
 def pid_in(line: str) -> int:
