@@ -52,8 +52,8 @@ class Kubelet:
     def close(self) -> None:
         self._channel.close()
 
-    def pod(self, *, host_network: bool = False) -> Pod:
-        return Pod(self, host_network=host_network)
+    def pod(self, *, host_network: bool = False, handler: str = "") -> Pod:
+        return Pod(self, host_network=host_network, handler=handler)
 
     def pull(self, reference: str) -> None:
         self.call("PullImage", pb.PullImageRequest(image=pb.ImageSpec(image=reference)))
@@ -81,7 +81,7 @@ def listens(address: str) -> bool:
 class Pod:
     """One pod to be: its cgroup is there, its requests are built, nothing was sent."""
 
-    def __init__(self, kubelet: Kubelet, *, host_network: bool) -> None:
+    def __init__(self, kubelet: Kubelet, *, host_network: bool, handler: str = "") -> None:
         self.kubelet = kubelet
         self.uid = uuid.uuid4().hex
         self.cgroup = f"{kubelet.group.pods}/pod{self.uid}"
@@ -98,7 +98,7 @@ class Pod:
             dns_config=pb.DNSConfig(servers=["10.96.0.10"], searches=["svc.cluster.local"], options=["ndots:5"]),
             linux=pb.LinuxPodSandboxConfig(cgroup_parent=self.cgroup, security_context=security),
         )
-        self._run = pb.RunPodSandboxRequest(config=self._config)
+        self._run = pb.RunPodSandboxRequest(config=self._config, runtime_handler=handler)
         self._container = self._container_config("main")
         kubelet.group.make(self.cgroup)
 

@@ -57,8 +57,8 @@ def bench(
     return register
 
 
-def _pod_start(side: Side, *, host_network: bool) -> float:
-    pod = side.kubelet.pod(host_network=host_network)
+def _pod_start(side: Side, *, host_network: bool, handler: str = "") -> float:
+    pod = side.kubelet.pod(host_network=host_network, handler=handler)
     with side.clock() as took:
         pod.run()
         pod.start()
@@ -68,8 +68,8 @@ def _pod_start(side: Side, *, host_network: bool) -> float:
     return took.ms
 
 
-def _life_cycle(side: Side, *, host_network: bool) -> float:
-    pod = side.kubelet.pod(host_network=host_network)
+def _life_cycle(side: Side, *, host_network: bool, handler: str = "") -> float:
+    pod = side.kubelet.pod(host_network=host_network, handler=handler)
     with side.clock() as took:
         pod.run()
         pod.start()
@@ -95,6 +95,23 @@ def pod_start_bridge(side: Side) -> float:
 def pod_start_cni(side: Side) -> float:
     """the same by the CNI plugins on both sides: bridge, host-local, portmap"""
     return _pod_start(side, host_network=False)
+
+
+@bench(unit="ms", pairs=40, network="cni")
+def pod_start_shim(side: Side) -> float:
+    """the same, and by the same containerd-shim-runc-v2 with runc on both sides"""
+    return _pod_start(side, host_network=False, handler=side.shim)
+
+
+@bench(unit="CPU-ms", pairs=10, network="cni")
+def cpu_daemon_shim(side: Side) -> float:
+    """processor time of the daemon itself in one such life cycle, without what it starts"""
+    assert side.process is not None
+    before = accounting.own_cpu_ms(side.process.pid)
+    for _ in range(CYCLES):
+        _life_cycle(side, host_network=False, handler=side.shim)
+    time.sleep(SETTLE)
+    return (accounting.own_cpu_ms(side.process.pid) - before) / CYCLES
 
 
 @bench(unit="ms", pairs=25)

@@ -18,6 +18,7 @@ from bench.accounting import program_version
 from bench.runner import Outcome
 from bench.side import Side
 from bench.statistics import Estimate
+from ropewalk.runtimes.monitors import own
 
 HEADS = ("measure", "unit", "ropewalk", "peer", "ratio", "p", "bar", "verdict", "client")
 
@@ -75,7 +76,7 @@ def provenance(sides: Sequence[Side]) -> dict[str, str]:
         "processor": f"{os.cpu_count()} x {', '.join(sorted(models))}, {int(memory) / 1e6:.0f} GB",
         "python": platform.python_version(),
         "crun": program_version("crun", "--version"),
-        "conmon": program_version("conmon", "--version"),
+        "monitor": program_version(own.SHIPPED, "--version"),
         **{side.name: side.version() for side in sides},
     }
     found["ropewalk"] += f" ({commit.stdout.strip() or 'no commit'})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import subprocess
 import time
 from abc import ABC, abstractmethod
@@ -34,6 +35,7 @@ class Side(ABC):
     tag: str
     base: Path
     address: str
+    shim = ""  # the handler whose pods belong to containerd's shim for runc
 
     def __init__(self) -> None:
         self.group = Group(self.tag)
@@ -174,6 +176,7 @@ class Ropewalk(Side):
     """A node of tools/node.py, inside the cgroup."""
 
     name = "ropewalk"
+    shim = "shim"
 
     def __init__(self, served: registry.Registry) -> None:
         self.node = node.Node(served, environment={"ROPEWALK_CGROUP_DRIVER": "cgroupfs"})  # as containerd's
@@ -182,6 +185,8 @@ class Ropewalk(Side):
         directory = cni.write(self.base, self.tag)
         with self.node.config_file.open("a") as file:
             file.write(f'[network.cni]\nconf_dir = "{directory}"\nbin_dirs = ["{cni.directory()}"]\n')
+            if program := shutil.which("containerd-shim-runc-v2"):
+                file.write(f'[runtimes.shim]\npath = "{program}"\nengine = "runc"\n')  # as containerd's default
         super().__init__()
 
     def command(self) -> list[str]:

@@ -1,6 +1,7 @@
 """bench: Ropewalk beside the containerd on PATH: pod starts, processor time, memory, latencies, as ratios.
 
     ./dev bench [NAME...] [--against containerd|nothing] [--pairs N] [--quick] [--json FILE] [--list]
+    ./dev bench monitors        ropewalk-monitor beside conmon, on crun alone
 
 Both run privately, each in a cgroup of its own, with the same client, images, seccomp and capabilities (compared before
 anything is timed), and take turns. Without a containerd on PATH it says so and measures Ropewalk alone. Figures of a
@@ -13,11 +14,12 @@ import argparse
 import contextlib
 import os
 import resource
+import shutil
 import sys
 import time
 from pathlib import Path
 
-from bench import accounting, bars, cni, containerd, images, likeness, report, runner
+from bench import accounting, bars, cni, containerd, images, likeness, monitors, report, runner
 from bench.measures import MEASURES, Measure
 from bench.side import Ropewalk, Side, prepare
 from tools import images as test_images
@@ -105,6 +107,8 @@ def measure(chosen: list[Measure], given: argparse.Namespace, against: bool) -> 
 
 
 def main() -> int:
+    if sys.argv[1:] == ["monitors"]:
+        return monitors.main()
     given = arguments()
     if given.list:
         print(report.table([(m.name, m.unit, str(bars.BARS.get(m.name) or "-"), m.text) for m in MEASURES.values()]))
@@ -120,6 +124,9 @@ def main() -> int:
     if cni.missing() and any(measure.network == "cni" for measure in chosen):
         print(f"measures of a CNI network are left out: {cni.missing()}")
         chosen = [measure for measure in chosen if measure.network != "cni"]
+    if shutil.which("containerd-shim-runc-v2") is None and any("shim" in measure.name for measure in chosen):
+        print("measures of the shim are left out: no containerd-shim-runc-v2 on PATH")
+        chosen = [measure for measure in chosen if "shim" not in measure.name]
     measure(chosen, given, against=not reason)
     return 0
 

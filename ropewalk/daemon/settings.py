@@ -80,6 +80,7 @@ def _bare(kind: Any) -> tuple[Any, list[msgspec.Meta]]:
     return kind, []
 
 
+LISTS = (list, tuple)  # a tuple is one of any length
 _TYPES = {str: "text", int: "integer", float: "number", bool: "true or false"}
 
 
@@ -87,7 +88,7 @@ def _values(kind: Any, notes: list[msgspec.Meta]) -> str:
     origin, inside = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Literal:
         return " or ".join(map(toml, inside))
-    if origin is list:
+    if origin in LISTS:
         return f"list of {_values(*_bare(inside[0]))}"
     if origin is dict:
         return f"table of {_values(*_bare(inside[1]))}"
@@ -175,7 +176,7 @@ def environment(environ: Mapping[str, str], struct: type[Struct], prefix: str) -
 
 def assignment(key: Key, text: str, source: str) -> Document:
     """The document that sets one key to what `text` says. Raises Invalid naming `source`."""
-    given: Any = text.split(",") if typing.get_origin(key.type) is list else text
+    given: Any = text.split(",") if typing.get_origin(key.type) in LISTS else text
     try:
         value = msgspec.convert(given, key.type, strict=False)
     except msgspec.ValidationError as error:

@@ -116,6 +116,7 @@ class Daemon:
             self.images,
             self.snapshotter,
             self.handlers,
+            self.health,
             self.offload,
             self.apparmor,
             node=facts,

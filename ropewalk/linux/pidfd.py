@@ -17,12 +17,12 @@ P_PIDFD = 3  # include/uapi/linux/wait.h
 
 
 def open(pid: int) -> int:
-    """pidfd_open(2), close-on-exec. ProcessLookupError if there is no such process: some kernels say EINVAL where only
-    a process group, a session or a thread still has the number."""
+    """pidfd_open(2), close-on-exec. ProcessLookupError if there is no such process. Where only a process group, a
+    session or a thread still has the number, kernels say EINVAL, and since 6.15 of a thread ENOENT."""
     try:
         return os.pidfd_open(pid) if hasattr(os, "pidfd_open") else libc.syscall(libc.SYS_PIDFD_OPEN, pid, 0)
     except OSError as error:
-        if error.errno == errno.EINVAL and pid > 0:
+        if error.errno in (errno.EINVAL, errno.ENOENT) and pid > 0:
             raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH)) from error
         raise
 

@@ -59,7 +59,7 @@ class Cache:
                 return msgspec.json.decode(file.read(), type=Entry)
         except FileNotFoundError:
             return None
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except conflist.UNREADABLE as error:
             log.warning("cannot read what CNI plugins were told", extra={"path": path, "error": str(error)})
             return None
 
@@ -108,7 +108,7 @@ def foreign(network: str, directory: str = _LIBCNI) -> list[dict[str, str]]:
     """Attachments to `network` that runtimes beside us made through libcni: not ours to collect."""
     found = []
     for name in os.listdir(directory) if os.path.isdir(directory) else ():
-        with contextlib.suppress(OSError, msgspec.DecodeError):
+        with contextlib.suppress(OSError, *conflist.UNREADABLE):
             with open(os.path.join(directory, name), "rb") as file:
                 entry = msgspec.json.decode(file.read(conflist.MAX_BYTES), type=_Foreign)
             if entry.network_name == network:

@@ -20,7 +20,7 @@ from msgspec import Meta, Struct, field
 from msgspec.structs import replace
 
 from ropewalk import steps
-from ropewalk.errors import RopewalkError
+from ropewalk.errors import Invalid, RopewalkError
 from ropewalk.linux import namespaces, netlink, rtnetlink
 from ropewalk.network import (
     cache,
@@ -101,7 +101,7 @@ class Cni(mode.Mode):
     async def start(self) -> None:
         await self._plugins.end_strays({entry.container_id for entry in self._cache.list() if entry.result is None})
         if not self._cidrs:
-            self._cidrs = _split(self._cache.read_pod_cidr())
+            self._recall_pod_cidr()
         self._begin(self._discovery.watch())
         self._begin(self._namespaces.fill())
         with contextlib.suppress(TimeoutError):
@@ -136,6 +136,13 @@ class Cni(mode.Mode):
             self._cache.write_pod_cidr(cidr)
         except OSError as error:
             log.warning("the pod CIDR is not kept for the next start", extra={"cidr": cidr, "error": str(error)})
+
+    def _recall_pod_cidr(self) -> None:
+        """What a power cut made of the file must not keep the node down: the kubelet says it again when it starts."""
+        try:
+            self._cidrs = _split(self._cache.read_pod_cidr())
+        except (OSError, UnicodeDecodeError, Invalid) as error:
+            log.warning("the pod CIDR that was kept is damaged", extra={"error": str(error)})
 
     # One pod.
 

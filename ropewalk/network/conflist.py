@@ -20,6 +20,7 @@ from ropewalk.errors import Invalid
 VERSIONS = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")  # oldest first
 EXTENSIONS = (".conflist", ".conf", ".json")
 MAX_BYTES = 1 << 20
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what decoding JSON of others raises
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")  # section 1, "name"
 _TYPE = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_.+-]*")  # a file name in a directory of plugins, nothing else
@@ -89,10 +90,8 @@ def _read_beside(directory: str) -> list[dict[str, Any]]:
     names = sorted(os.listdir(directory)) if os.path.isdir(directory) else []
     found = []
     for name in (name for name in names if name.endswith(".conf")):
-        try:
-            found.append(msgspec.json.decode(_read_bytes(os.path.join(directory, name)), type=dict[str, Any]))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise Invalid(f"{os.path.join(directory, name)} is no plugin's configuration: {error}") from error
+        path = os.path.join(directory, name)
+        found.append(_decode_plugin(_read_bytes(path), path))
     return found
 
 
@@ -111,7 +110,7 @@ def parse(text: bytes, file: str = "", *, beside: Sequence[dict[str, Any]] = ())
     """A list of plugins with those `beside` it, or one plugin's own configuration (the older format). The newest
     version that it offers and we speak is taken."""
     document = _decode(text)
-    own = document.plugins or [] if document.is_list else [msgspec.json.decode(text, type=dict[str, Any])]
+    own = document.plugins or [] if document.is_list else [_decode_plugin(text, file)]
     plugins = [*own, *beside]
     if not plugins:
         raise Invalid("it has no plugins")
@@ -132,10 +131,17 @@ def parse(text: bytes, file: str = "", *, beside: Sequence[dict[str, Any]] = ())
     )
 
 
+def _decode_plugin(text: bytes, path: str) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except UNREADABLE as error:
+        raise Invalid(f"{path or 'it'} is no plugin's configuration: {error}") from error
+
+
 def _decode(text: bytes) -> _Document:
     try:
         document = msgspec.json.decode(text, type=_Document)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise Invalid(f"it is no network configuration: {error}") from error
     if not _NAME.fullmatch(document.name):
         raise Invalid(f"its name {document.name!r} is not letters, digits and _.-")

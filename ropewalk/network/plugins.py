@@ -17,6 +17,7 @@ from msgspec import Struct, field
 
 from ropewalk.errors import Kind, NotFound, RopewalkError
 from ropewalk.linux import process, spawn
+from ropewalk.network import conflist
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +138,7 @@ class Plugins:
             said = await self.run("VERSION", type, b'{"cniVersion":"1.0.0"}')
             try:
                 self._versions[key] = msgspec.json.decode(said, type=_Versions).supported
-            except msgspec.DecodeError as error:
+            except conflist.UNREADABLE as error:
                 raise Failed(f"CNI VERSION: the plugin {type} answered {_shown(said)!r}: {error}") from error
         return self._versions[key]
 
@@ -146,7 +147,7 @@ def _failure(command: str, type: str, done: spawn.Completed) -> Failed:
     try:
         said = msgspec.json.decode(done.stdout, type=_Error)
         words = "; ".join(filter(None, (said.msg, said.details)))
-    except msgspec.DecodeError:
+    except conflist.UNREADABLE:
         said, words = _Error(), ""
     words = words or _shown(done.stderr) or _shown(done.stdout) or "it said nothing"
     ended = f"code {said.code}" if said.code else f"exit {done.code}" if done.code > 0 else f"signal {-done.code}"

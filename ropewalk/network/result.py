@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from ropewalk.errors import Kind, RopewalkError
+from ropewalk.network import conflist
 
 
 class Interface(Struct, frozen=True):
@@ -53,19 +55,13 @@ class Result(Struct, frozen=True):
         return any(own.name == name and not own.sandbox for own in self.interfaces or [])
 
 
-class _Versioned(Struct):
-    version: str = msgspec.field(name="cniVersion", default="")
-
-
 def check(said: bytes, *, version: str) -> bytes:
     """A plugin's answer to ADD, with the version that it was asked in if it names none. Raises if it is no result."""
     try:
-        named = msgspec.json.decode(said, type=_Versioned).version
+        whole = msgspec.json.decode(said, type=dict[str, Any])
         parse(said)
-        if named:
-            return said
-        return msgspec.json.encode({**msgspec.json.decode(said), "cniVersion": version})
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return said if whole.get("cniVersion") else msgspec.json.encode({**whole, "cniVersion": version})
+    except conflist.UNREADABLE as error:
         shown = said[:200].decode(errors="replace")
         raise RopewalkError(f"it answered {shown!r}, which is no CNI result: {error}", kind=Kind.INTERNAL) from error
 

@@ -23,7 +23,7 @@ from ropewalk.linux.offload import Offload
 from ropewalk.pods import files, identity, phases, placement
 from ropewalk.pods.queues import Queues
 from ropewalk.pods.records import Container, ContainerPhase, Pod, PodPhase, User
-from ropewalk.runtimes import refusals
+from ropewalk.runtimes import health, refusals
 from ropewalk.runtimes.apparmor import AppArmor
 from ropewalk.runtimes.handler import ContainerPlan, ExecResult, Exit, Handler
 from ropewalk.runtimes.oci import build, resolve, seccomp, security, validate
@@ -58,6 +58,7 @@ class Containers:
         images: Images,
         snapshotter: Snapshotter,
         handlers: Handlers,
+        probed: health.Health,
         offload: Offload,
         apparmor: AppArmor,
         *,
@@ -72,6 +73,7 @@ class Containers:
         self._images = images
         self._snapshotter = snapshotter
         self._handlers = handlers
+        self._health = probed
         self._offload = offload
         self._apparmor = apparmor
         self._node = node
@@ -107,6 +109,7 @@ class Containers:
             raise WrongState(f"pod sandbox {pod.id!r} is not ready", hint="run a new one with the next attempt number")
         validate.validate_container(pod.spec, spec)
         handler = self._handlers[pod.handler]
+        await self._health.known([handler.name], health.FIRST)  # for a pod of an earlier daemon
         refusals.check(handler, pod.spec, spec)
         key = identity.container_key(pod.id, spec)
         existing = self._find(pod.id, key)

@@ -22,9 +22,8 @@ from ropewalk.pods import files, identity, phases, placement
 from ropewalk.pods.containers import Containers
 from ropewalk.pods.queues import Queues
 from ropewalk.pods.records import Pod, PodPhase
-from ropewalk.runtimes import refusals
+from ropewalk.runtimes import health, refusals
 from ropewalk.runtimes.handler import PodPlan
-from ropewalk.runtimes.health import Health
 from ropewalk.runtimes.oci import build, selinux, sysctls, usernamespace, validate
 from ropewalk.runtimes.oci.facts import NodeFacts
 from ropewalk.runtimes.registry import Handlers
@@ -32,8 +31,6 @@ from ropewalk.singleflight import Flights
 from ropewalk.spec.pod import NamespaceMode, PodSpec
 from ropewalk.state.store import Table
 from ropewalk.steps import Step
-
-FIRST_PROBE = 20.0  # seconds that a pod waits for the first probe of its handler ever
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +51,7 @@ class Sandboxes:
         network: Network,
         cgroups: cgroup.Cgroups,
         handlers: Handlers,
-        health: Health,
+        probed: health.Health,
         offload: Offload,
         *,
         node: NodeFacts,
@@ -69,7 +66,7 @@ class Sandboxes:
         self._network = network
         self._cgroups = cgroups
         self._handlers = handlers
-        self._health = health
+        self._health = probed
         self._offload = offload
         self._node = node
         self._instance = instance
@@ -94,7 +91,7 @@ class Sandboxes:
     async def run(self, spec: PodSpec) -> Pod:
         """A READY pod sandbox. A repeat with the same metadata joins or adopts; it is never made twice."""
         handler = self._handlers.choose(spec)
-        await self._health.known([handler.name], FIRST_PROBE)
+        await self._health.known([handler.name], health.FIRST)
         validate.validate_pod(spec, user_namespaces=handler.capabilities.user_namespaces)
         refusals.check(handler, spec)
         key = identity.pod_key(spec)

@@ -30,6 +30,7 @@ from ropewalk.version import VERSION
 
 DEADLINE = 20.0  # seconds for one probe; a platform that hangs does not work
 WATCH = 10.0  # seconds between looks at what handlers depend on
+FIRST = 20.0  # seconds that a pod or container waits for the first probe of its handler ever
 LONGEST = 300.0  # seconds between probes of a handler that does not work; they double up to here
 UNPROBED = Probe(Level.PRESENT, advice="it is still being probed; ask again")
 

@@ -77,7 +77,7 @@ class Place:
         spec["linux"] |= options.pop("linux", {})
         return ContainerPlan(
             id=id,
-            pod_id="pod",
+            pod_id=options.pop("pod_id", "pod"),
             spec=spec,
             rootfs=[Mount(type="overlay", layers=[self.image], upper=upper, work=work)],
             cgroup=path,

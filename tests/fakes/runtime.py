@@ -83,6 +83,8 @@ def fork_payload(bundle: str, name: str, console: str = "", *, fifo: bool = Fals
         write(bundle, name, pid)
         return pid
     os.setsid()
+    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python
+        signal.signal(ignored, signal.SIG_DFL)
     if console:
         take_terminal(console)
     if fifo:

@@ -118,12 +118,12 @@ async def test_nothing_is_left(lab: guest.Lab, client: cri.Client, run_pod: PodR
 async def test_the_monitor_is_not_in_the_services_cgroup(lab: guest.Lab, run_pod: PodRunner) -> None:
     sandbox = await run_pod()
     await sandbox.start("main", "sleep", "600")
-    monitors = [int(pid) for pid in lab.run("pgrep", "-x", "conmon").text.split()]
+    monitors = [int(pid) for pid in lab.run("pgrep", "-f", "ropewalk-monitor run ").text.split()]
     assert monitors
     for pid in monitors:
         assert "/ropewalk.service" not in lab.read(f"/proc/{pid}/cgroup")
     inside = {lab.read(f"/proc/{pid}/comm").strip() for pid in lab.processes("/system.slice/ropewalk.service")}
-    assert not inside & {"conmon", "crun", "catatonit", "sleep"}
+    assert not inside & {"ropewalk-monito", "conmon", "crun", "catatonit", "sleep"}
 
 
 async def test_two_pods_reach_each_other(client: cri.Client, run_pod: PodRunner) -> None:

@@ -113,6 +113,7 @@ class Driver(handler.Handler):
             bundle=own.directory,
             runtime=[*self.command.prefix(own.log), *scope.flags(plan.cgroup)],
             cgroup=plan.monitor_cgroup,
+            memory_events=self._memory_events(plan.cgroup),
             log_path=plan.log_path,
             tty=plan.tty,
             stdin=plan.stdin,
@@ -209,6 +210,12 @@ class Driver(handler.Handler):
         if seen.code and cgroup and self._met_oom(id, cgroup, seen.code):
             return msgspec.structs.replace(seen, oom=True)
         return seen
+
+    def _memory_events(self, path: str) -> str:
+        """The file that tells of the OOM killer before systemd removes a scope's cgroup. Only cgroup v2 has it."""
+        if self.cgroups.version != 2 or not path:
+            return ""
+        return os.path.join(self.cgroups.directories(path)[0], "memory.events")
 
     def _met_oom(self, id: str, cgroup: str, code: int) -> bool:
         """systemd removes a scope's cgroup, and its count, as soon as nothing lives in it. What the monitor saw stays;

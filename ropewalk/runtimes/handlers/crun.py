@@ -15,7 +15,9 @@ from ropewalk.runtimes.handler import Capabilities, ContainerPlan, Node, Probe
 
 class Config(handler.Config, frozen=True):
     path: Annotated[str, Meta(description="the crun program, a path or a name in PATH")] = "crun"
-    monitor: Annotated[str, Meta(description="ropewalk-monitor, conmon, or the path of one of them")] = "conmon"
+    monitor: Annotated[str, Meta(description="ropewalk-monitor (which comes along), conmon, or the path of either")] = (
+        "ropewalk-monitor"
+    )
     init: Annotated[str, Meta(description="a static catatonit: init of pods with a shared PID namespace")] = "catatonit"
 
 
@@ -45,7 +47,7 @@ class Handler(oci.Driver):
         return filters.detach(super().spec(id))
 
     async def probe(self) -> Probe:
-        found = await probes.run_oci(self, packages="crun conmon catatonit")
+        found = await probes.run_oci(self, packages="crun catatonit")
         if found.works and self.config.annotations.get(wasm.HANDLER) in wasm.KINDS:
             return await wasm.check(self, found)
         return found

@@ -13,7 +13,9 @@ from ropewalk.runtimes.handler import Capabilities, Node, Probe
 
 class Config(handler.Config, frozen=True):
     path: Annotated[str, Meta(description="the runc program, a path or a name in PATH")] = "runc"
-    monitor: Annotated[str, Meta(description="ropewalk-monitor, conmon, or the path of one of them")] = "conmon"
+    monitor: Annotated[str, Meta(description="ropewalk-monitor (which comes along), conmon, or the path of either")] = (
+        "ropewalk-monitor"
+    )
     init: Annotated[str, Meta(description="a static catatonit: init of pods with a shared PID namespace")] = "catatonit"
 
 
@@ -28,4 +30,4 @@ class Handler(oci.Driver):
         super().__init__(config, node, oci.Programs(config.path, config.monitor, config.init), name=name)
 
     async def probe(self) -> Probe:
-        return await probes.run_oci(self, packages="runc conmon catatonit")
+        return await probes.run_oci(self, packages="runc catatonit")

@@ -15,7 +15,9 @@ from ropewalk.runtimes.handler import Capabilities, Node, Probe
 
 class Config(handler.Config, frozen=True):
     path: Annotated[str, Meta(description="the youki program, a path or a name in PATH")] = "youki"
-    monitor: Annotated[str, Meta(description="ropewalk-monitor, conmon, or the path of one of them")] = "conmon"
+    monitor: Annotated[str, Meta(description="ropewalk-monitor (which comes along), conmon, or the path of either")] = (
+        "ropewalk-monitor"
+    )
     init: Annotated[str, Meta(description="a static catatonit: init of pods with a shared PID namespace")] = "catatonit"
 
 
@@ -51,4 +53,4 @@ class Handler(oci.Driver):
             return False
 
     async def probe(self) -> Probe:
-        return await probes.run_oci(self, packages="conmon catatonit; youki: cargo install youki")
+        return await probes.run_oci(self, packages="catatonit; youki: cargo install youki")

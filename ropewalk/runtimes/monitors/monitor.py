@@ -34,6 +34,7 @@ class Launch(Struct, frozen=True):
     runtime: list[str]  # the OCI runtime: absolute path, then its global flags
     cgroup: str  # a leaf for monitors, relative to each hierarchy's root; "" leaves the monitor where the daemon is
     log_path: str = ""  # an existing file; "" discards output
+    memory_events: str = ""  # cgroup v2: that file of the container's cgroup
     tty: bool = False
     stdin: bool = False
     stdin_once: bool = False

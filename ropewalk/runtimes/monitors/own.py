@@ -91,24 +91,17 @@ class OwnMonitor(monitor.Monitor):
 
 
 def arguments(path: str, exit_file: str, launch: monitor.Launch) -> list[str]:
-    """Its command line."""
+    """Its command line; "" ends a command."""
     create = [*launch.runtime, "create", "--bundle", launch.bundle]
     create += ["--pid-file", os.path.join(launch.bundle, "pid")]
-    argv = [path, "run", "-x", exit_file]
-    if launch.log_path:
-        argv += ["-l", launch.log_path]
     if launch.tty:
-        argv.append("-t")
         create += ["--console-socket", "console"]  # below the monitor's directory: the whole path may be too long
-    if launch.stdin:
-        argv.append("-i")
-        if launch.stdin_once:
-            argv.append("-o")
+    create.append(launch.id)
     undo = [*launch.runtime, "delete", "--force", launch.id]
-    argv += ["create", str(len(create) + 1), *create, launch.id, "undo", str(len(undo)), *undo]
+    flags = "t" * launch.tty + "i" * launch.stdin + "o" * launch.stdin_once
+    argv = [path, "run", launch.log_path, exit_file, launch.memory_events, flags, *create, "", *undo, ""]
     if launch.start_argv:
-        argv += ["start", str(len(launch.start_argv)), *launch.start_argv]
-        argv += ["wait", str(len(launch.wait_argv)), *launch.wait_argv]
+        argv += [*launch.start_argv, "", *launch.wait_argv, ""]
     return argv
 
 

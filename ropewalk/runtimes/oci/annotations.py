@@ -5,7 +5,8 @@ type "sandbox", and those with the same sandbox id join it. containerd and CRI-O
 read the one, the other or both (gVisor, Kata); so both are set.
 
 crun, Kata and gVisor also take orders from annotations (design, rule 6), so nothing of a user's passes by default, and
-what would replace a filter, run a program or set unit properties never passes. Image labels are not looked at.
+what would replace a filter, run a program, set unit properties or move processes to other cgroups never passes. Image
+labels are not looked at.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ NEVER = (
     "run.oci.pidfd_receiver",
     "run.oci.keep_original_groups",
     "run.oci.mount_context_type",
+    "run.oci.systemd.",  # where in the cgroup hierarchy the processes are is ours to know
+    "run.oci.delegate-cgroup",
     "org.systemd.property.",  # CVE-2024-3154
     "org.criu.",
 )

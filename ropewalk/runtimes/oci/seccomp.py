@@ -197,7 +197,7 @@ def parse(data: bytes, path: str, *, capabilities: frozenset[str], facts: NodeFa
         raise errors.Invalid(f"the seccomp profile {path!r} has {len(data)} bytes", hint=f"{MAX_PROFILE} is the most")
     try:
         profile = msgspec.json.decode(data, type=Profile)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise errors.Invalid(f"the seccomp profile {path!r} is not understood: {error}") from None
     if profile.listener_path:
         raise errors.Unsupported(f"the seccomp profile {path!r} has listenerPath {profile.listener_path!r}")

@@ -6,23 +6,28 @@ filter elements, control groups, processes, and the names of files. Lines are eq
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ropewalk.linux import process
+from ropewalk.runtimes import handler
 from tools import node as nodes
 from tools import trace
 
 STATE = ("pods", "containers", "runtimes/crun", "runtimes/runc", "runtimes/k8s.io", "exits", "consoles")
+TRIAL = handler.PROBE.encode()
 DIRECTORIES = (*(f"state/{name}" for name in STATE), "root/tmp")
 
 
 def lines(node: nodes.Node) -> set[str]:
-    """Everything of the node's, apart from its daemon and the daemon's workers."""
-    return {
+    """Everything of the node's, apart from its daemon, the daemon's workers, and trials of handlers, which come and go
+    as they like: a daemon that has just started runs some."""
+    found = {
         *mounts(node),
         *namespaces(node),
         *links(node),
@@ -31,6 +36,7 @@ def lines(node: nodes.Node) -> set[str]:
         *processes(node),
         *files(node),
     }
+    return {line for line in found if handler.PROBE not in line}
 
 
 def mounts(node: nodes.Node) -> Iterator[str]:
@@ -78,7 +84,8 @@ def processes(node: nodes.Node) -> Iterator[str]:
         argv = process.command_line(pid)
         if stat.parent == daemon and argv and b"python" in argv[0]:
             continue
-        if any(mark in text for text in texts(pid) for mark in marks):
+        told = list(texts(pid))
+        if any(mark in text for text in told for mark in marks) and not any(TRIAL in text for text in told):
             yield f"process {pid} since {stat.start}"
 
 
@@ -95,10 +102,17 @@ def files(node: nodes.Node) -> Iterator[str]:
         place = node.base / directory
         if place.is_dir():
             yield from (f"file {path}" for path in place.iterdir() if path.name != ".cache")
-    yield from (f"file {path}" for path in (node.base / "state/pods").glob("*/**/*"))
+    yield from (f"file {path}" for path in below(node.base / "state/pods", "*/**/*"))
     snapshots = node.base / "root/snapshots"
-    yield from (f"file {path}" for path in snapshots.glob("*/*") if path.name != "trash")
-    yield from (f"file {path}" for path in snapshots.glob("*/trash/*"))
+    yield from (f"file {path}" for path in below(snapshots, "*/*") if path.name != "trash")
+    yield from (f"file {path}" for path in below(snapshots, "*/trash/*"))
+
+
+def below(directory: Path, pattern: str) -> list[Path]:
+    """Path.glob, which fails where a directory vanishes while it looks."""
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            return list(directory.glob(pattern))
 
 
 def missing_and_added(before: set[str], after: set[str]) -> list[str]:
@@ -112,6 +126,11 @@ def said(line: str) -> str:
     if not line.startswith("process "):
         return ""
     return b" ".join([b":", *process.command_line(pid_in(line))]).decode(errors="replace")[:250]
+
+
+def is_monitor(pid: int) -> bool:
+    argv = process.command_line(pid)
+    return bool(argv) and os.path.basename(argv[0]) in (b"ropewalk-monitor", b"conmon")
 
 
 def pid_in(line: str) -> int:

@@ -16,7 +16,7 @@ NODE_CLASS = killable.Node
 NODE_CONFIG = "ready = 0\n"  # [network]
 
 LINES = 6000
-SCRIPT = f"i=0; while [ $i -lt {LINES} ]; do echo line $i; i=$((i+1)); [ $((i % 50)) = 0 ] && sleep 0.01; done"
+SCRIPT = f"i=0; while [ $i -lt {LINES} ]; do echo line $i; i=$((i+1)); [ $((i % 50)) = 0 ] && sleep 0.04; done"
 EXPECTED = [f"line {number}" for number in range(LINES)]
 
 

@@ -20,7 +20,7 @@ from ropewalk.client import cri, values
 from ropewalk.errors import Kind, RopewalkError
 from ropewalk.linux import process
 from ropewalk.spec import pod
-from tests.node.kill import killable, points
+from tests.node.kill import kernel, killable, points
 from tools import workload
 
 NODE_CLASS = killable.Node
@@ -146,7 +146,7 @@ class Killer:
     def is_a(self, victim: str, pid: int) -> bool:
         argv = process.command_line(pid)
         root = f"--root={self.node.state}/runtimes/crun".encode()
-        return root in argv and (b"--exit-dir" in argv) is (victim == "monitor")
+        return root in argv and kernel.is_monitor(pid) is (victim == "monitor")
 
 
 @pytest.mark.timeout(240)

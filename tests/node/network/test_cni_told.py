@@ -68,6 +68,22 @@ async def test_the_pod_cidr_outlives_the_daemon(net: Net) -> None:
         net.running[-1].set_pod_cidr("nonsense")
 
 
+@pytest.mark.parametrize("damaged", [b"10.9.", b"\0" * 12, b"\xff"])
+async def test_a_damaged_pod_cidr_keeps_no_node_down(
+    net: Net, damaged: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    net.fake("fake")
+    net.write({"type": "fake", "capabilities": {"ipRanges": True}})
+    first = await net.start()
+    first.set_pod_cidr("10.9.0.0/24")
+    await first.close()
+    (net.directory / "cni/pod-cidr").write_bytes(damaged)
+    await net.pod(await net.start())
+    (add,) = net.calls("ADD")
+    assert "runtimeConfig" not in add.document
+    assert "pod CIDR that was kept is damaged" in caplog.text
+
+
 async def test_what_can_never_be_is_refused_before_anything_is_made(net: Net) -> None:
     net.fake("fake")
     net.write({"type": "fake"})

@@ -34,6 +34,17 @@ def test_keys_are_named_by_path_and_carry_their_help() -> None:
     assert found["network.names"].default == ["a"]
 
 
+class Flagged(Struct, frozen=True):
+    flags: tuple[str, ...] = ()
+
+
+def test_a_tuple_is_a_list_to_whoever_sets_it() -> None:
+    (key,) = settings.keys(Flagged)
+    assert key.values == "list of text"
+    document = settings.environment({"P_FLAGS": "--a,--b"}, Flagged, "P")
+    assert settings.parse(document, Flagged, "environment") == Flagged(("--a", "--b"))
+
+
 @pytest.mark.parametrize(
     ("document", "said"),
     [

@@ -6,10 +6,11 @@ import os
 import select
 import signal
 import subprocess
+import threading
 
 import pytest
 
-from ropewalk.linux import pidfd
+from ropewalk.linux import pidfd, process
 
 
 @pytest.fixture(autouse=True, params=["of Python", "by number"])
@@ -33,6 +34,21 @@ def test_a_number_that_only_a_process_group_has() -> None:
     finally:
         os.kill(member, signal.SIGKILL)
         leader.stdout.close()
+
+
+def test_a_number_that_only_a_thread_has() -> None:
+    """A container's number may become that of a stranger's thread: the container is gone all the same."""
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    try:
+        assert thread.native_id is not None
+        with pytest.raises(ProcessLookupError):
+            pidfd.open(thread.native_id)
+        assert process.open_pidfd(thread.native_id, process.start_time(os.getpid()) or 0) is None
+    finally:
+        done.set()
+        thread.join()
 
 
 def test_a_child_is_signalled_and_reaped() -> None:

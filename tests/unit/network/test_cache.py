@@ -65,6 +65,7 @@ def test_attachments_of_runtimes_beside_us(tmp_path: Path) -> None:
     (tmp_path / "lab-theirs-eth0").write_text(json.dumps(document))
     (tmp_path / "other").write_text(json.dumps(document | {"networkName": "other"}))
     (tmp_path / "damaged").write_text("{")
+    (tmp_path / "not-text").write_bytes(b'{"containerId": "\xff"}')
     assert cache.foreign("lab", str(tmp_path)) == [{"containerID": "theirs", "ifname": "eth0"}]
     assert cache.foreign("lab", str(tmp_path / "absent")) == []
 

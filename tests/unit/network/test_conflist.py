@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ropewalk.errors import Invalid
 from ropewalk.network import conflist
 
+DEEP = b'{"cniVersion": "1.0.0", "name": "x", "type": "x", "a": %s%s}' % (b"[" * 100_000, b"]" * 100_000)
 BRIDGE = {"type": "bridge", "ipam": {"type": "host-local"}}
 
 
@@ -60,6 +61,7 @@ def test_all_plugins_must_speak_the_version() -> None:
         (b"{", "no network configuration"),
         (b"[]", "no network configuration"),
         (b"\xff", "no network configuration"),
+        (DEEP, "no network configuration"),
         (b'{"plugins": []}', "missing required field `name`"),
         (text(name="a/b"), "'a/b' is not letters"),
         (text(name=""), "'' is not letters"),

@@ -64,6 +64,7 @@ async def test_the_first_directory_wins(tmp_path: Path) -> None:
         ('echo \'{"code": 100, "msg": "m", "details": "d"}\'; exit 1', r"\(code 100\): m; d$", Kind.INTERNAL),
         ("echo oops >&2; exit 3", r"\(exit 3\): oops$", Kind.INTERNAL),
         ("echo 'not json'; exit 1", r"\(exit 1\): not json$", Kind.INTERNAL),
+        ("""printf '{"msg": "\\377"}'; exit 1""", r'\(exit 1\): {"msg": "\ufffd"}$', Kind.INTERNAL),
         ("exit 1", "it said nothing", Kind.INTERNAL),
         ("kill -9 $$", r"\(signal 9\)", Kind.INTERNAL),
     ],
@@ -113,9 +114,10 @@ async def test_versions_are_asked_once_per_installed_file(tmp_path: Path) -> Non
     assert (tmp_path / "asked").read_text() == "x\nx\n"
 
 
-async def test_nonsense_for_versions_is_said(tmp_path: Path) -> None:
-    plugin(tmp_path, "p", "echo hello")
-    with pytest.raises(plugins.Failed, match="answered 'hello'"):
+@pytest.mark.parametrize(("script", "said"), [("echo hello", "hello"), ("printf '{\\377}'", "{\ufffd}")])
+async def test_nonsense_for_versions_is_said(tmp_path: Path, script: str, said: str) -> None:
+    plugin(tmp_path, "p", script)
+    with pytest.raises(plugins.Failed, match=f"answered '{said}'"):
         await runner(tmp_path).versions("p")
 
 

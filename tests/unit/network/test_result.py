@@ -59,7 +59,12 @@ def test_an_answer_without_a_version_has_the_one_that_was_asked() -> None:
     assert result.check(whole, version="0.4.0") == whole
 
 
-@pytest.mark.parametrize("said", [b"", b"hello", b"[]", b"\xff", b'{"ips": [{"address": "nonsense"}]}', b'{"ips": 1}'])
+DEEP = b'{"a": %s%s, "cniVersion": "1.0.0"}' % (b"[" * 100_000, b"]" * 100_000)
+
+
+@pytest.mark.parametrize(
+    "said", [b"", b"hello", b"[]", b"\xff", DEEP, b'{"ips": [{"address": "nonsense"}]}', b'{"ips": 1}']
+)
 def test_what_is_no_result_is_refused(said: bytes) -> None:
     with pytest.raises(RopewalkError, match="no CNI result"):
         result.check(said, version="1.0.0")

@@ -69,14 +69,15 @@ class FakeCgroups:
 class Daemon:
     """The pod layer of one daemon."""
 
-    def __init__(self, world: World, database: Database, state: Path, boot_id: str) -> None:
+    def __init__(self, world: World, database: Database, state: Path, boot_id: str, *, probed: bool) -> None:
         self.database = database
         pods = Table(database, "pods", Pod, noun="pod sandbox")
         records = Table(database, "containers", Container, noun="container")
         queues, network, snapshotter = Queues(), FakeNetwork(world), FakeSnapshotter(world)
         handlers = Handlers({"crun": FakeHandler(world)}, default="crun")
         self.health = Health(handlers)
-        self.health.note("crun", Probe(Level.WORKS))
+        if probed:
+            self.probed()
         self.cgroups = FakeCgroups()
         cgroups: Any = self.cgroups
         images: Any = FakeImages()
@@ -89,6 +90,7 @@ class Daemon:
             images,
             snapshotter,
             handlers,
+            self.health,
             Offload(),
             AppArmor(enabled=False),
             node=NodeFacts(),
@@ -120,6 +122,9 @@ class Daemon:
             **place,
         )
 
+    def probed(self) -> None:
+        self.health.note("crun", Probe(Level.WORKS))
+
     async def close(self) -> None:
         await self.sandboxes.close()
         await self.containers.close()
@@ -135,15 +140,15 @@ class Bench:
         self.boot_id = "boot-1"
         self.daemon = self._new()
 
-    def _new(self) -> Daemon:
-        return Daemon(self.world, self._database, self._path, self.boot_id)
+    def _new(self, *, probed: bool = True) -> Daemon:
+        return Daemon(self.world, self._database, self._path, self.boot_id, probed=probed)
 
-    async def restart(self, *, adopt: bool = True) -> Daemon:
+    async def restart(self, *, adopt: bool = True, probed: bool = True) -> Daemon:
         """Kill -9: tasks vanish without undoing anything. Then a new daemon."""
         await self.daemon.close()
         self._database.close()
         self._database = Database(str(self._path / "state.db"))
-        self.daemon = self._new()
+        self.daemon = self._new(probed=probed)
         self.daemon.recovery.prepare()
         if adopt:
             await self.daemon.recovery.run()

@@ -377,3 +377,14 @@ async def test_a_client_that_leaves_does_not_leave_a_start_half_way(bench: Bench
     gate.set()
     await retry
     assert phase(bench, container.id) is ContainerPhase.RUNNING
+
+
+async def test_a_container_waits_until_it_is_known_what_its_handler_can_do(bench: Bench) -> None:
+    """In a pod that an earlier daemon made; what is not probed yet would be refused."""
+    pod = await bench.daemon.sandboxes.run(pod_spec())
+    daemon = await bench.restart(probed=False)
+    creating = asyncio.ensure_future(daemon.containers.create(pod.id, container_spec()))
+    await settle()
+    assert not creating.done()
+    daemon.probed()
+    assert (await creating).phase is ContainerPhase.CREATED

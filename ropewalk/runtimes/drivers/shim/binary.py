@@ -28,6 +28,7 @@ from ropewalk import ids
 from ropewalk.errors import Kind, RopewalkError, Unsupported
 from ropewalk.linux import cgroup, paths, process, spawn
 from ropewalk.runtimes.drivers import execution
+from ropewalk.runtimes.monitors import monitor
 from ropewalk.wire.pb import shim_pb2 as pb
 
 START_SECONDS = 60.0  # a virtual machine's shim may boot it here
@@ -276,12 +277,13 @@ def file_name(program: str) -> str:
 
 def put(cgroups: cgroup.Cgroups, path: str, pid: int) -> None:
     """Into a leaf for monitors, which the pod's first process makes. One that has ended needs none."""
+    accounted = sorted(cgroups.controllers() & monitor.ACCOUNTED)  # the others only cost time
     with contextlib.suppress(ProcessLookupError):
         try:
-            cgroups.add(path, pid)
+            cgroups.add(path, pid, controllers=accounted)
         except FileNotFoundError:
             cgroups.make(path)
-            cgroups.add(path, pid)
+            cgroups.add(path, pid, controllers=accounted)
 
 
 def parse_answer(answer: bytes, id: str) -> Endpoint:

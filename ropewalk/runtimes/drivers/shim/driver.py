@@ -105,6 +105,7 @@ class Driver(handler.Handler):
         self.background = inside.Background()
         self.removal = removal.Removal(self)
         self.creating: dict[str, asyncio.Task[int]] = {}
+        self.loggers = stdio.Loggers(settings.logger, node.cgroups)
         self.probing: set[str] = set()  # ids of probes under way, which no row owns
         self.programs = (binary.file_name(settings.program), settings.logger, settings.init, settings.engine)
 
@@ -121,6 +122,7 @@ class Driver(handler.Handler):
         await self.events.start()
 
     async def close(self) -> None:
+        self.loggers.close()
         await self.background.close()
         await self.connections.close()
         await self.events.close()
@@ -297,28 +299,18 @@ class Driver(handler.Handler):
             own.write(oci.encode(spec, own.rootfs if not self.settings.hand_over else "rootfs"))
             steps.checkpoint("bundle:written")
             self.events.follow(plan.id)
-            logger = self._start_logger(plan, own)
-            try:
-                shim = await self._join(plan, own)
-                pid = await self._create_task(plan, own, shim, logger.paths)
-                await logger.ready()
-            finally:
-                logger.release()
+            paths = stdio.prepare(own, tty=plan.tty, stdin=plan.stdin, output=bool(plan.log_path))
+            logger = self.loggers.start(plan.id, own, paths, plan.log_path, plan.monitor_cgroup)
+            steps.checkpoint("logger:started")
+            shim = await self._join(plan, own)
+            pid = await self._create_task(plan, own, shim, logger.paths)
+            await logger.ready()
             steps.checkpoint("shim:created")
             served = own.read_served()
             assert served is not None
             made = Task(pid, process.start_time(pid) or 0, served.shim.pid, served.shim.start)
             own.write_task(made)
         return made
-
-    def _start_logger(self, plan: ContainerPlan, own: record.Bundle) -> stdio.Logger:
-        """Beside the shim's own start, which takes longer."""
-        paths = stdio.prepare(own, tty=plan.tty, stdin=plan.stdin, output=bool(plan.log_path))
-        logger = stdio.Logger(own, paths)
-        if paths.stdout:
-            logger.start(self.settings.logger, plan.log_path, self.cgroups, plan.monitor_cgroup)
-            steps.checkpoint("logger:started")
-        return logger
 
     async def _create_task(self, plan: ContainerPlan, own: record.Bundle, shim: task.Shim, paths: stdio.Paths) -> int:
         request = pb.CreateTaskRequest(
@@ -338,8 +330,12 @@ class Driver(handler.Handler):
             raise self._gone(plan.id, f"it ended while it created the container: {error}") from error
 
     async def start(self, id: str, task: Task) -> None:
-        async with self._asking(id) as shim:
-            await shim.start(id)
+        self.loggers.ensure(id, self.bundle(id))
+        try:
+            async with self._asking(id) as shim:
+                await shim.start(id)
+        finally:
+            self.loggers.release(id)
 
     async def signal(self, id: str, task: Task, signum: int) -> None:
         """Kind.DENIED if the container's AppArmor profile does not let this daemon's signals in (drivers/oci.py)."""
@@ -449,7 +445,10 @@ class Driver(handler.Handler):
     async def _observe(self, id: str, task_: Task, own: record.Bundle) -> Observation:
         try:
             shim = await self.reach(own, id)
+            self.loggers.ensure(id, own)
             state = await shim.state(id)
+            if state.status != pb.CREATED:
+                self.loggers.release(id)
             await inside.end_leftovers(shim, own, id)
         except NotFound:
             return Observation(alive=False)

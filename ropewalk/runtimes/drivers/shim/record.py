@@ -33,6 +33,12 @@ class Process(Struct, frozen=True):
     start: int  # clock ticks since boot
 
 
+class Logger(Process, frozen=True):
+    """`leaf`: its control group."""
+
+    leaf: str = ""
+
+
 class Served(Struct, frozen=True):
     """`owner`: the id that the shim was started for, whose removal ends it."""
 
@@ -51,12 +57,12 @@ class Bundle(bundle.Bundle):
         content = self._read("served.json")
         return msgspec.json.decode(content, type=Served) if content else None
 
-    def write_logger(self, logger: Process) -> None:
+    def write_logger(self, logger: Logger) -> None:
         paths.write_atomic(self.path("logger.json"), msgspec.json.encode(logger), 0o600)
 
-    def read_logger(self) -> Process | None:
+    def read_logger(self) -> Logger | None:
         content = self._read("logger.json")
-        return msgspec.json.decode(content, type=Process) if content else None
+        return msgspec.json.decode(content, type=Logger) if content else None
 
     def write_ended(self, exit: Exit) -> None:
         """Nothing if the bundle is gone by now: then nobody asks either."""

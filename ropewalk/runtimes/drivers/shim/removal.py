@@ -50,7 +50,7 @@ class Removal:
     # Tasks
 
     async def delete_task(self, id: str) -> bool:
-        """End the task and have the shim forget it. False if the shim is dead, or does not know it."""
+        """End the task and have the shim forget it. False if the shim is dead, or refuses."""
         return await self._deletes.join(id, lambda: self._delete_task(id))
 
     async def forget_task(self, id: str) -> None:
@@ -68,10 +68,13 @@ class Removal:
             shim = await self._driver.reach(own, id)
             if own.read_ended() is None:
                 await self._end_task(shim, id, own)
-            await shim.delete(id)
+            with contextlib.suppress(NotFound):
+                await shim.delete(id)
             own.write_deleted()
-        except (task.Gone, NotFound):
+        except task.Gone:
             return False
+        except NotFound:  # of a sandbox, or never made
+            return True
         except RopewalkError as error:
             log.warning("the shim does not delete its task", extra={"id": id, "error": error.message})
             return False
@@ -146,16 +149,18 @@ class Removal:
                 await driver.cgroups.kill(path)
                 await driver.cgroups.remove(path)
             return
+        driver.loggers.release(id)
+        making = own.read_task() is None  # what is at work is looked for among all processes: it costs milliseconds
         with oci.explained(id):
             while True:
                 deleted = await self.delete_task(id)
                 steps.checkpoint("task:deleted")
-                found = await self._end_workers(id, own)
+                found = await self._end_workers(id, own) if making else []
                 if path and driver.direct:
                     await driver.cgroups.kill(path)
                 if not found:
                     break
-            if not deleted and self._has_leftovers(id, own):
+            if self._has_leftovers(id, own, deleted=deleted):
                 await self._clean(id, own)
             await self._end_own_shim(id, own)
             steps.checkpoint("shim:ended")
@@ -183,10 +188,10 @@ class Removal:
                 found.append(name)
         return found
 
-    def _has_leftovers(self, id: str, own: record.Bundle) -> bool:
-        """Whether the runtime may have made something: it has state of the id, or nobody can tell."""
+    def _has_leftovers(self, id: str, own: record.Bundle, *, deleted: bool) -> bool:
+        """Whether the runtime may have made something: it has state of the id, or its shim cannot tell."""
         if not self._driver.direct:
-            return os.path.exists(own.path("config.json"))
+            return not deleted and os.path.exists(own.path("config.json"))
         return os.path.lexists(os.path.join(self._driver.root, id))
 
     async def _end_workers(self, id: str, own: record.Bundle) -> list[int]:

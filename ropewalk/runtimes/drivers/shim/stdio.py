@@ -5,7 +5,7 @@ end, writes the log, and serves attach; it ends when the shim has closed both, s
 line. A shim's own loggers (binary://, file://) are not used: they tell nobody when they are done, they have no standard
 input, and not every shim knows them (docs/decisions/0011).
 
-An open fifo never waits here: ours are opened for both ways first, which the daemon's death undoes.
+Opening a fifo never waits here: ours are opened for both ways first, which the daemon's death undoes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class Paths(Struct, frozen=True):
 
 
 class Logger:
-    """A logger that is being started: from its process to the moment when the shim has the other ends."""
+    """A logger from its start to the moment when the shim has the other ends: runc's opens them in Create, Kata's in
+    Start. Where the daemon dies before that, the logger sees an end; the next daemon starts another one."""
 
     def __init__(self, own: record.Bundle, paths: Paths) -> None:
         self.paths = paths
@@ -69,7 +70,7 @@ class Logger:
             os.close(theirs)
         if leaf:
             binary.put(cgroups, leaf, self._child.pid)
-        self._own.write_logger(record.Process(self._child.pid, process.start_time(self._child.pid) or 0))
+        self._own.write_logger(record.Logger(self._child.pid, process.start_time(self._child.pid) or 0, leaf))
 
     def _open(self, path: str) -> int:
         """The end that is read. While we hold the other one, it does not see an end; of what there is not, at once."""
@@ -107,6 +108,39 @@ class Logger:
         self._stack.close()
 
 
+class Loggers:
+    """Of one handler; those whose other ends the shim may not have yet are held here."""
+
+    def __init__(self, program: str, cgroups: cgroup.Cgroups) -> None:
+        self._program = program
+        self._cgroups = cgroups
+        self._held: dict[str, Logger] = {}
+
+    def start(self, id: str, own: record.Bundle, paths: Paths, log_path: str, leaf: str) -> Logger:
+        """A new one, held until `release`. Without output there is no process."""
+        self.release(id)
+        logger = self._held[id] = Logger(own, paths)
+        if paths.stdout:
+            logger.start(self._program, log_path, self._cgroups, leaf)
+        return logger
+
+    def ensure(self, id: str, own: record.Bundle) -> None:
+        """Another one for what was killed, or saw an end because its daemon died before the shim had the other ends."""
+        paths, before = found(own), own.read_logger()
+        if paths.stdout and before is not None and not process.is_alive(before.pid, before.start):
+            self.start(id, own, paths, own.read_record().log_path, before.leaf)
+
+    def release(self, id: str) -> None:
+        """The shim has the other ends, or never will; idempotent."""
+        logger = self._held.pop(id, None)
+        if logger is not None:
+            logger.release()
+
+    def close(self) -> None:
+        for id in list(self._held):
+            self.release(id)
+
+
 def _resolve(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
@@ -120,6 +154,12 @@ def prepare(own: record.Bundle, *, tty: bool, stdin: bool, output: bool, prefix:
         stdout=own.make_fifo(f"{prefix}stdout") if output or tty else "",
         stderr=own.make_fifo(f"{prefix}stderr") if output and not tty else "",
     )
+
+
+def found(own: record.Bundle) -> Paths:
+    """The fifos that `prepare` made for the container."""
+    there = {name: own.path(name) if os.path.exists(own.path(name)) else "" for name in ("stdin", "stdout", "stderr")}
+    return Paths(**there)
 
 
 class Output:

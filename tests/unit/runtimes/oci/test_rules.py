@@ -222,6 +222,8 @@ def test_the_handlers_allow_list_opens_keys_but_never_the_dangerous_ones() -> No
             "krun.cpus": "2",
             "run.oci.seccomp_bpf_data": "AAAA",
             "run.oci.hooks.stdout": "/x",
+            "run.oci.systemd.subgroup": "x",
+            "run.oci.delegate-cgroup": "x",
             "org.systemd.property.ExecStart": "x",
             "io.kubernetes.cri.container-type": "sandbox",
             "io.kubernetes.cri.sandbox-id": "other",

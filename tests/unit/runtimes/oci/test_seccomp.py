@@ -216,6 +216,8 @@ def test_a_profile_in_dockers_form() -> None:
         b'{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["x"], "action": "SCMP_ACT_ERRNO", '
         b'"args": [{"index": 6, "op": "SCMP_CMP_EQ"}]}]}',
         b"\xff",
+        b'{"defaultAction": "\xff"}',
+        b'{"defaultAction": "SCMP_ACT_ALLOW", "other": %s%s}' % (b"[" * 100_000, b"]" * 100_000),
         b" " * (seccomp.MAX_PROFILE + 1),
     ],
 )

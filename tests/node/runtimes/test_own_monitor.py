@@ -1,0 +1,356 @@
+"""ropewalk-monitor alone: disks that are full, daemons that are killed, attachers that sleep, gVisor's way of starting,
+containerd's binary:// logger. Each test also runs a build that checks itself (AddressSanitizer, UBSan)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+import hatch_build
+from ropewalk import steps
+from ropewalk.errors import Kind, RopewalkError
+from ropewalk.linux import mount, orphans, process
+from ropewalk.runtimes.monitors import own
+from tests.fakes.monitored import Line, Script, read_all, written
+
+Maker = Callable[..., Script]
+GLIBC = 0x1_8000_0000  # signals 32 and 33 are its own, and ignored after its posix_spawn(3)
+SANITIZERS = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", '-DVERSION="sanitized"')
+
+
+@pytest.fixture(scope="module")
+def sanitized(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    program = tmp_path_factory.mktemp("sanitized") / own.NAME
+    source = str(repository / hatch_build.SOURCE)
+    subprocess.run(["cc", *hatch_build.WARNINGS, *SANITIZERS, "-o", str(program), source], check=True)
+    return str(program)
+
+
+@pytest.fixture(params=["shipped", "sanitized"])
+def program(request: pytest.FixtureRequest) -> str:
+    return own.SHIPPED if request.param == "shipped" else str(request.getfixturevalue("sanitized"))
+
+
+@pytest.fixture
+async def script(program: str, tmp_path: Path) -> AsyncIterator[Maker]:
+    """`script(payload, files={}, **options of Launch)`; no process of it outlives the test."""
+    fake: Any = type("Cgroups", (), {"controllers": lambda self: frozenset()})()
+    (tmp_path / "exits").mkdir()
+    monitor = own.OwnMonitor(program, exits=str(tmp_path / "exits"), cgroups=fake)
+    reaper = orphans.Orphans()
+    made: list[Script] = []
+
+    def make(payload: str, files: dict[str, str] | None = None, **options: Any) -> Script:
+        made.append(Script(monitor, tmp_path, payload, files or {}, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        with contextlib.suppress(ProcessLookupError):
+            if one.task.pid:
+                os.killpg(one.task.pid, signal.SIGKILL)
+        for pid in process.find(os.fsencode(one.bundle), os.fsencode(f"--root={one.bundle}")):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    reaper.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system with room for half a megabyte."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mount.mount("tmpfs", str(place), "tmpfs", 0, "size=512k")
+    yield place
+    mount.umount_all(str(place))
+
+
+async def until(true: Callable[[], object]) -> None:
+    async with asyncio.timeout(20):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
+# Full disks
+
+
+async def test_a_full_disk_blocks_nothing_and_is_told(script: Maker, small_disk: Path) -> None:
+    """Lines that found no room are counted; the log says how many, at their place, when there is room again."""
+    one = script("seq 100000; touch wrote; read x; seq 100001 100003; exit 3", stdin=True)
+    one.log_path = small_disk / "0.log"
+    one.launch = replace(one.launch, log_path=str(one.log_path))
+    await one.create()
+    await one.start()
+    await until((one.bundle / "wrote").exists)  # it does not stand still
+    attached = one.attach()
+    whole = one.log_path.read_bytes()
+    before, cut = whole.count(b"\n"), not whole.endswith(b"\n")
+    os.truncate(one.log_path, 0)
+    await attached.write(b"\n")
+    assert await one.end() == 3
+    await attached.close()
+    content = one.log_path.read_bytes()
+    if cut:
+        content = content.partition(b"\n")[2]
+    one.log_path.write_bytes(content)
+    log = one.log()
+    (told,) = [line for line in log if line.stream == "stderr"]
+    lost = int(told.content.split()[1])
+    assert told.content == b"ropewalk-monitor: %d lines were lost: No space left on device" % lost
+    kept = [int(line.content) for line in log if line.stream == "stdout"]
+    first = before + cut + 1
+    assert kept[: log.index(told)] == list(range(first, first + log.index(told)))
+    assert kept[log.index(told) :] == list(range(first + log.index(told) + lost, 100004))
+    assert lost > 0
+
+
+async def test_the_end_is_told_on_a_full_disk(script: Maker, small_disk: Path) -> None:
+    one = script("exit 42")
+    one.monitor.exits = str(small_disk)
+    await one.create()
+    with contextlib.suppress(OSError), open(small_disk / "filler", "wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 4096)
+    await one.start()
+    assert await one.end() == 42
+
+
+async def test_a_removed_log_directory_is_borne(script: Maker) -> None:
+    one = script("read x; echo line; exit 4", stdin=True)
+    await one.create()
+    await one.start()
+    shutil.rmtree(one.log_path.parent)
+    with pytest.raises(FileNotFoundError):
+        await one.reopen()
+    attached = one.attach()
+    await attached.write(b"\n")
+    assert await one.end() == 4
+    await attached.close()
+
+
+# Attachers
+
+
+async def test_a_sleeping_attacher_is_dropped_and_holds_nothing_up(script: Maker) -> None:
+    one = script("seq 3000000; echo done; exec sleep 30")
+    await one.create()
+    sleeper, reader = one.attach(), one.attach()
+    await asyncio.sleep(0.1)
+    await one.start()
+    await one.logged(b"stdout F done\n")
+    with pytest.raises(RopewalkError, match="too slowly") as caught:
+        await read_all(sleeper)
+    assert caught.value.kind is Kind.EXHAUSTED
+    await sleeper.close()
+    await reader.close()
+    os.kill(one.task.pid, signal.SIGKILL)
+    assert await one.end() == 137
+
+
+async def test_more_attachers_than_it_takes(script: Maker) -> None:
+    one = script("echo here; exit 0")
+    await one.create()
+    attached = [one.attach() for _ in range(20)]
+    await asyncio.sleep(0.1)
+    await one.start()
+    found = [(await read_all(some))["stdout"] for some in attached]
+    assert found.count(b"here\n") == 16
+    for some in attached:
+        await some.close()
+
+
+async def test_an_empty_packet_is_not_the_end_of_input(script: Maker) -> None:
+    one = script("cat", stdin=True, stdin_once=True)
+    await one.create()
+    await one.start()
+    attached = one.attach()
+    attached.socket.send(b"")
+    await asyncio.sleep(0.05)
+    await attached.write(b"after\n")
+    await attached.close_stdin()
+    assert (await read_all(attached))["stdout"] == b"after\n"
+    assert await one.end() == 0
+    await attached.close()
+
+
+async def test_input_waits_for_a_container_that_does_not_read(script: Maker) -> None:
+    one = script("read x; echo ready; sleep 0.5; wc -c", stdin=True, stdin_once=True)
+    await one.create()
+    await one.start()
+    first, second = one.attach(), one.attach()
+    await first.write(b"\n")
+    await one.logged(b"ready")
+    writing = [asyncio.ensure_future(some.write(b"x" * 300_000)) for some in (first, second)]
+    await asyncio.gather(*writing)
+    await first.close_stdin()
+    assert await one.end() == 0
+    assert int(written(one.log()).split()[-1]) >= 300_000
+    await first.close()
+    await second.close()
+
+
+# Its own end, and the daemon's
+
+
+async def test_what_is_left_behind_may_write_for_ever(script: Maker) -> None:
+    one = script("yes & yes >&2 & exit 4")
+    before = time.monotonic()
+    assert await one.run() == 4
+    assert time.monotonic() - before < 10
+
+
+async def test_a_cancelled_create_is_undone(script: Maker) -> None:
+    """The runtime is killed at its work, its `delete` is run, and the bundle is as before."""
+    one = script("", {"slow": "20"})
+    making = asyncio.ensure_future(one.create())
+    await until(lambda: process.find(b"--root=%s" % os.fsencode(one.bundle)))
+    await asyncio.sleep(0.1)
+    making.cancel()
+    await asyncio.gather(making, return_exceptions=True)
+    await until(lambda: not process.find(os.fsencode(one.bundle)))
+    assert sorted(os.listdir(one.bundle)) == ["deleted", "go", "payload", "slow"]
+    assert os.listdir(one.monitor.exits) == []
+
+
+async def test_without_a_word_nothing_is_created(script: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """conmon would take the daemon's end for "go"."""
+
+    def die(point: str) -> None:
+        if point == "monitor:placed":
+            raise InterruptedError
+
+    monkeypatch.setattr(steps, "checkpoint", die)
+    one = script("")
+    with pytest.raises(InterruptedError):
+        await one.create()
+    await until(lambda: not process.find(os.fsencode(one.bundle)))
+    assert sorted(os.listdir(one.bundle)) == ["go", "payload"]
+    assert os.listdir(one.monitor.exits) == []
+
+
+async def test_told_to_go_it_goes(script: Maker) -> None:
+    one = script("echo line; exec sleep 30")
+    await one.create()
+    await one.start()
+    await one.logged(b"line")
+    os.kill(one.task.monitor_pid, signal.SIGTERM)
+    with pytest.raises(AssertionError, match="no exit file"):
+        await one.end()
+    assert os.listdir(one.monitor.exits) == []
+
+
+async def test_what_the_container_gets_and_others_do_not(script: Maker) -> None:
+    one = script("ls -l /proc/self/fd | wc -l; umask; grep -E 'Sig(Blk|Ign)' /proc/self/status")
+    inherited = os.umask(0o022)
+    os.umask(inherited)
+    await one.create()
+    assert {stat.S_IMODE(os.lstat(one.bundle / name).st_mode) for name in ("attach", "ctl")} == {0o600}
+    opened = {
+        os.readlink(f"/proc/{one.task.monitor_pid}/fd/{fd}") for fd in os.listdir(f"/proc/{one.task.monitor_pid}/fd")
+    }
+    assert not [
+        target
+        for target in opened
+        if not target.startswith(
+            ("/dev/null", "/memfd", "pipe", "socket", "anon", str(one.bundle), str(one.log_path), one.monitor.exits)
+        )
+    ]
+    await one.start()
+    assert await one.end() == 0
+    descriptors, umask, *signals = written(one.log()).decode().splitlines()
+    assert int(descriptors) == 5  # the three, that of ls, and the first line
+    assert int(umask, 8) == inherited
+    blocked, ignored = (int(line.split()[1], 16) for line in signals)
+    assert blocked == 0
+    assert ignored & ~GLIBC == 0
+
+
+async def test_the_oom_killer_is_told(script: Maker) -> None:
+    one = script("true")
+    (one.bundle / "events").write_text("oom 3\noom_kill 2\noom_group_kill 0\n")
+    one.launch = replace(one.launch, memory_events=str(one.bundle / "events"))
+    assert await one.run() == 0
+    assert one.monitor.met_oom(str(one.bundle))
+
+
+# gVisor: the streams at `start`, the code from `wait`
+
+
+async def test_a_runtime_that_takes_the_streams_at_start(script: Maker) -> None:
+    one = script("echo out; echo err >&2; cat; exit 7", {"gvisor": ""}, stdin=True, stdin_once=True)
+    await one.create()
+    await one.start()
+    await one.start()  # of a daemon that does not know
+    attached = one.attach()
+    await attached.write(b"typed\n")
+    await attached.close_stdin()
+    assert await one.end() == 7
+    assert sorted(one.log()) == [
+        Line("stderr", "F", b"err"),
+        Line("stdout", "F", b"out"),
+        Line("stdout", "F", b"typed"),
+    ]
+    await attached.close()
+
+
+async def test_a_killed_wait_is_run_again(script: Maker) -> None:
+    one = script("sleep 0.5; exit 8", {"gvisor": ""})
+    await one.create()
+    await one.start()
+    (waiter,) = [pid for pid in process.children(one.task.monitor_pid) if b"wait" in process.command_line(pid)]
+    os.kill(waiter, signal.SIGKILL)
+    assert await one.end() == 8
+
+
+async def test_a_sandbox_that_was_killed_ends_its_containers(script: Maker) -> None:
+    one = script("sleep 50", {"gvisor": ""})
+    await one.create()
+    await one.start()
+    os.kill(int((one.bundle / "container").read_text()), signal.SIGKILL)
+    assert await one.end() == 137
+
+
+# containerd's binary:// logger
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+async def test_a_logger_for_shims(program: str, tmp_path: Path, *, shuffled: bool) -> None:
+    pairs = [("log", str(tmp_path / "0.log")), ("dir", str(tmp_path))]
+    words = [word for pair in (reversed(pairs) if shuffled else pairs) for word in pair]
+    out, err, ready = os.pipe(), os.pipe(), os.pipe()
+    fds = {3: out[0], 4: err[0], 5: ready[1]}
+    high = {target: os.dup2(fd, 200 + target) for target, fd in fds.items()}
+    shell = ";".join(f"exec {target}<&{fd} {fd}<&-" for target, fd in high.items())
+    logger = await asyncio.create_subprocess_exec(
+        "bash", "-c", f'{shell}; exec "$0" "$@"', program, *words, pass_fds=list(high.values())
+    )
+    for fd in (*fds.values(), *high.values()):
+        os.close(fd)
+    assert await asyncio.to_thread(os.read, ready[0], 1) == b""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as attached:
+        attached.connect(str(tmp_path / "attach"))
+        await asyncio.sleep(0.1)
+        os.write(out[1], b"one\ntwo")
+        os.write(err[1], b"three\n")
+        assert {attached.recv(100), attached.recv(100)} == {b"\2one\ntwo", b"\3three\n"}
+    if shuffled:  # a shim ends it so
+        logger.send_signal(signal.SIGTERM)
+    os.close(out[1])
+    os.close(err[1])
+    assert await logger.wait() == 0
+    lines = [line.split(" ", 1)[1] for line in (tmp_path / "0.log").read_text().splitlines()]
+    assert sorted(lines) == ["stderr F three", "stdout F one", "stdout P two"]
+    os.close(ready[0])
