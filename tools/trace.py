@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 CGROUPS = Path("/sys/fs/cgroup")
-PROGRAMS = ("ropewalk-monitor"[:15], "conmon", "crun", "runc", "catatonit")  # as comm has them
+PROGRAMS = ("ropewalk-monitor"[:15], "conmon", "crun", "runc", "catatonit", "containerd-shim")  # as comm has them
 LINK = re.compile(r"ropewalk|rw[0-9a-f]{12}$")  # bridges, and host sides of pods' links: rw + tag + 8 hex digits
 DIRECTORIES = (Path("/run"), Path("/var/lib"), Path("/var/tmp"))
 

@@ -109,8 +109,9 @@ class Health:
 
     async def refresh(self, names: Iterable[str]) -> None:
         """Probe these handlers now, side by side."""
-        async with self._probing:
-            await asyncio.gather(*(self._refresh(name) for name in names))
+        async with self._probing, asyncio.TaskGroup() as group:  # cancelled, it waits for what each still removes
+            for name in names:
+                group.create_task(self._refresh(name))
 
     async def _refresh(self, name: str) -> None:
         handler = self._handlers[name]

@@ -175,3 +175,29 @@ async def test_what_does_not_work_any_more_is_forgotten(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["x.json"]
     await health.refresh(["x"])
     assert os.listdir(tmp_path) == []
+
+
+async def test_a_daemon_that_ends_waits_for_what_each_probe_removes() -> None:
+    """The first one that is through must not let the others be forgotten: nobody else would remove what they made."""
+    begun, removed = asyncio.Event(), []
+
+    class Slow(Fake):
+        async def probe(self) -> Probe:
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0.02)
+                removed.append(self)
+            raise AssertionError
+
+    class Quick(Fake):
+        async def probe(self) -> Probe:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    ending = asyncio.create_task(Health({"quick": Quick(WORKS), "slow": Slow(WORKS)}).run())
+    await begun.wait()
+    ending.cancel()
+    await asyncio.gather(ending, return_exceptions=True)
+    assert len(removed) == 1
