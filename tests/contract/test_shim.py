@@ -16,7 +16,7 @@ from ropewalk import ids
 from ropewalk.errors import Kind, RopewalkError
 from ropewalk.linux import process
 from ropewalk.runtimes import trial
-from ropewalk.runtimes.drivers.shim import driver, removal, streams, task
+from ropewalk.runtimes.drivers.shim import exits, removal, streams, task
 from ropewalk.runtimes.handler import ContainerPlan, Level, PodPlan, Task
 from ropewalk.runtimes.handlers import shim
 from ropewalk.runtimes.streams import STDERR, STDOUT
@@ -395,7 +395,7 @@ async def test_a_clean_up_that_fails_holds_up_nothing(bench: Bench) -> None:
 async def test_a_shim_that_hangs_does_not_hold_up_the_next_daemon(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(driver, "OBSERVE_SECONDS", 0.3)
+    monkeypatch.setattr(exits, "OBSERVE_SECONDS", 0.3)
     handler = bench.make(Behaviour(faults={"State": "never"}), sandbox="none")
     pod, _ = await bench.pod(handler)
     box = await bench.box(handler, pod, "sleep", "100")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
 import signal
 from pathlib import Path
@@ -111,6 +112,26 @@ async def test_create(node: killable.Node, point: str) -> None:
         sandbox = await adopted(client, sandbox)
         assert await client.containers() == []
         node.settles(with_pod, pod=sandbox.id)
+        await one_life(client, sandbox, spec)
+    node.settles(before)
+
+
+@pytest.mark.parametrize("point", ["shim:started", "shim:known"])
+async def test_a_first_container_on_a_shim_of_which_nothing_is_known(node: killable.Node, point: str) -> None:
+    """It is asked whether it is the pod's: what a dead daemon has begun there does not end the pod's shim."""
+    before, known = node.has(), node.state / "shims/known.json"
+    node.kill()
+    learnt = {path: {**facts, "groups": None} for path, facts in json.loads(known.read_bytes()).items()}
+    known.write_text(json.dumps(learnt))
+    await node.start()
+    async with node.client() as client:
+        sandbox = await workload.run_pod(client, pod_spec(node, "network"))
+        shim, spec = shim_of(node, sandbox.id), spec_of(sandbox, "sh", "-c", "echo once")
+        await node.killed_at(point, client.create(sandbox.id, spec, sandbox.spec))
+    async with node.client() as client:
+        sandbox = await adopted(client, sandbox)
+        assert (await client.containers(), shim_of(node, sandbox.id)) == ([], shim)
+        assert socket_of(node, sandbox.id).exists()
         await one_life(client, sandbox, spec)
     node.settles(before)
 

@@ -18,7 +18,6 @@ import contextlib
 import logging
 import os
 import signal
-import time
 from typing import Any
 
 from msgspec import Struct, structs
@@ -33,6 +32,7 @@ from ropewalk.runtimes.drivers.shim import (
     binary,
     connections,
     events,
+    exits,
     inside,
     metrics,
     options,
@@ -60,13 +60,6 @@ from ropewalk.storage import snapshotter
 from ropewalk.wire.pb import shim_pb2 as pb
 
 NAMESPACE = "k8s.io"  # containerd's word for the CRI's clients; some shims know it
-LOST = 255
-KILLED = 128 + signal.SIGKILL
-FLUSH_SECONDS = 1.0
-OBSERVE_SECONDS = 10.0
-EVENT_SECONDS = 0.3  # for the event of an end that came by Wait
-DEAF_SECONDS = 10.0  # a shim has this long to tell an end that the kernel has told already
-RECONNECTS = 3
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +97,7 @@ class Driver(handler.Handler):
         self.connections = connections.Connections(NAMESPACE)
         self.background = inside.Background()
         self.removal = removal.Removal(self)
+        self.exits = exits.Exits(self)
         self.creating: dict[str, asyncio.Task[int]] = {}
         self.loggers = stdio.Loggers(settings.logger, node.cgroups)
         self.probing: set[str] = set()  # ids of probes under way, which no row owns
@@ -129,8 +123,11 @@ class Driver(handler.Handler):
 
     # Shims
 
-    async def _launch(self, own: record.Bundle, owner: str, cgroup: str) -> tuple[task.Shim, record.Served]:
-        """Start the shim of this bundle, or learn which one serves it already, and greet it."""
+    async def _launch(
+        self, own: record.Bundle, owner: str, cgroup: str, of_pod: record.Served | None = None
+    ) -> tuple[task.Shim, record.Served]:
+        """Start the shim of this bundle, or learn which one serves it already, and greet it. `of_pod`: the pod's. Where
+        that is the one, the record says so from the first: whose record names a container as its owner dies with it."""
         await self.events.start()
         messages = self.connections.listen(own, owner)
         launch = binary.Launch(owner, own.directory, self.settings.options, cgroup)
@@ -139,13 +136,16 @@ class Driver(handler.Handler):
             steps.checkpoint("shim:started")
             shim = await self.connections.get(endpoint, owner)
         except task.Gone as error:
-            raise self._gone(owner, f"{error}; it said {messages.last()!r}") from error
+            raise self.gone(owner, f"{error}; it said {messages.last()!r}") from error
         except binary.StartFailed as error:
             if said := messages.last():
                 error.add_note(f"the shim's log: {said}")
             raise
         served = record.Served(owner, endpoint, connections.identify(shim))
-        if cgroup and shim.pid not in self.cgroups.processes(cgroup):
+        if of_pod is not None and served.shim == of_pod.shim:
+            self.connections.unlisten(owner)
+            served = of_pod
+        elif cgroup and shim.pid not in self.cgroups.processes(cgroup):
             binary.put(self.cgroups, cgroup, shim.pid)
         own.write_served(served)
         steps.checkpoint("shim:known")
@@ -159,22 +159,18 @@ class Driver(handler.Handler):
         try:
             shim = await self.connections.get(of_pod.endpoint, plan.pod_id)
         except task.Gone as error:
-            raise self._gone(plan.pod_id, str(error)) from error
+            raise self.gone(plan.pod_id, str(error)) from error
         known = self.binary.known()
         groups = known.groups if known is not None else None
-        if groups is None and of_pod.endpoint.version < binary.NEWEST:
-            launched, served = await self._launch(own, plan.id, plan.monitor_cgroup)
-            groups = served.endpoint.address == of_pod.endpoint.address
-            self.binary.learn(groups=groups)
-            if not groups:
-                return launched
-            self.connections.unlisten(plan.id)
-        elif groups is False:
-            return (await self._launch(own, plan.id, plan.monitor_cgroup))[0]
-        own.write_served(of_pod)
+        if groups or (groups is None and of_pod.endpoint.version >= binary.NEWEST):
+            own.write_served(of_pod)
+            return shim
+        shim, served = await self._launch(own, plan.id, plan.monitor_cgroup, of_pod)
+        if groups is None:
+            self.binary.learn(groups=served.endpoint.address == of_pod.endpoint.address)
         return shim
 
-    def _gone(self, id: str, why: str) -> RopewalkError:
+    def gone(self, id: str, why: str) -> RopewalkError:
         text = f"container {ids.short(id)}: its shim is gone: {why}"
         return RopewalkError(text, hint="the pod must be made anew", kind=Kind.UNAVAILABLE)
 
@@ -198,7 +194,7 @@ class Driver(handler.Handler):
         try:
             yield await self.reach(self.bundle(id), id)
         except task.Gone as error:
-            raise self._gone(id, str(error)) from error
+            raise self.gone(id, str(error)) from error
 
     # Pods
 
@@ -247,7 +243,7 @@ class Driver(handler.Handler):
             steps.checkpoint("sandbox:created")
             return await shim.start(plan.id)
         except task.Gone as error:
-            raise self._gone(plan.id, str(error)) from error
+            raise self.gone(plan.id, str(error)) from error
 
     async def _make_by_api(
         self, plan: PodPlan, shim: task.Shim, own: record.Bundle, mounts: list[pb.Mount], own_options: pb.Any
@@ -327,7 +323,7 @@ class Driver(handler.Handler):
         try:
             return await self._create(shim, request)
         except task.Gone as error:
-            raise self._gone(plan.id, f"it ended while it created the container: {error}") from error
+            raise self.gone(plan.id, f"it ended while it created the container: {error}") from error
 
     async def start(self, id: str, task: Task) -> None:
         self.loggers.ensure(id, self.bundle(id))
@@ -376,88 +372,10 @@ class Driver(handler.Handler):
     # Watching
 
     async def wait(self, id: str, task: Task, cgroup: str) -> Exit:
-        """Written down before it is told: the shim forgets the container then."""
-        own = self.bundle(id)
-        seen = own.read_ended()
-        if seen is None:
-            seen = await self._await(id, task, cgroup, own)
-            await stdio.flush(own, FLUSH_SECONDS)
-            own.write_ended(seen)
-            self.background.add(self.removal.forget_task(id))
-        return seen
-
-    async def _await(self, id: str, task_: Task, cgroup: str, own: record.Bundle) -> Exit:
-        self.events.follow(id)
-        for attempt in range(RECONNECTS):
-            try:
-                shim = await self.reach(own, id)
-                answer = await self._ended(shim, id, task_)
-                at = task.at_nanoseconds(answer.exited_at) or time.time_ns()
-                return Exit(code=answer.exit_status, at=at, oom=await self._is_oom(id, cgroup, answer.exit_status))
-            except NotFound:
-                break
-            except (task.Gone, TimeoutError) as error:
-                log.warning("lost the shim", extra={"id": id, "attempt": attempt, "error": str(error)})
-                served = own.read_served()
-                if served is None or not process.is_alive(served.shim.pid, served.shim.start):
-                    break
-        return await self.removal.bury(id, task_, cgroup)
-
-    async def _ended(self, shim: task.Shim, id: str, task_: Task) -> pb.WaitResponse:
-        """What Wait says. TimeoutError if the process is known to have ended and the shim does not tell it."""
-        waiting = asyncio.ensure_future(shim.wait(id))
-        pidfd = process.open_pidfd(task_.pid, task_.pid_start) if self.direct else None
-        dying = asyncio.ensure_future(process.wait_pidfd(pidfd)) if pidfd is not None else None
-        try:
-            await asyncio.wait([one for one in (waiting, dying) if one], return_when=asyncio.FIRST_COMPLETED)
-            async with asyncio.timeout(None if self.direct is False else DEAF_SECONDS):
-                return await waiting
-        finally:
-            for one in (waiting, dying):
-                if one is not None:
-                    one.cancel()
-            await asyncio.gather(*(one for one in (waiting, dying) if one), return_exceptions=True)
-            if pidfd is not None:
-                os.close(pidfd)
-
-    async def _is_oom(self, id: str, cgroup: str, code: int) -> bool:
-        if not code:
-            return False
-        kills = self.cgroups.oom_kills(cgroup) if self.direct and cgroup else None
-        if kills is not None:  # systemd removes a scope's cgroup as soon as nothing lives in it
-            return kills > 0
-        if code == KILLED:
-            await self.events.ended(id, EVENT_SECONDS)  # the event of exhausted memory comes before this one
-        return self.events.is_oom(id)
+        return await self.exits.wait(id, task, cgroup)
 
     async def observe(self, id: str, task: Task) -> Observation:
-        own = self.bundle(id)
-        ended = own.read_ended()
-        if ended is not None:
-            return Observation(alive=False, exit=ended, started=True)
-        try:
-            async with asyncio.timeout(OBSERVE_SECONDS):
-                return await self._observe(id, task, own)
-        except (TimeoutError, RopewalkError) as error:  # a shim that hangs: the kernel tells whether there is anything
-            log.warning("a shim does not say how its container is", extra={"id": id, "error": str(error)})
-            return Observation(alive=process.is_alive(task.pid, task.pid_start), started=True)
-
-    async def _observe(self, id: str, task_: Task, own: record.Bundle) -> Observation:
-        try:
-            shim = await self.reach(own, id)
-            self.loggers.ensure(id, own)
-            state = await shim.state(id)
-            if state.status != pb.CREATED:
-                self.loggers.release(id)
-            await inside.end_leftovers(shim, own, id)
-        except NotFound:
-            return Observation(alive=False)
-        except task.Gone:
-            seen = await self.removal.bury(id, task_, own.read_record().cgroup)
-            own.write_ended(seen)
-            return Observation(alive=False, exit=seen)
-        self.events.follow(id)  # of a container that has ended, `wait` tells how, with all that belongs to it
-        return Observation(alive=True, started=state.status != pb.CREATED)
+        return await self.exits.observe(id, task)
 
     # Working inside
 

@@ -233,8 +233,15 @@ class Removal:
             await driver.connections.drop(served.endpoint, id)
             unlink_socket(task.socket_path(served.endpoint.address))
         if served is None:
-            unlink_socket(task.socket_path(own.read_address()) if own.read_address() else "")
+            address = own.read_address()
+            if address and not self._is_served(address):
+                unlink_socket(task.socket_path(address))
             unlink_socket(self._usual_socket(id))
+
+    def _is_served(self, address: str) -> bool:
+        """Whether a shim that is known listens there: a `start` that only names the pod's leaves that address, too."""
+        bundles = map(self._driver.bundle, os.listdir(self._driver.containers))
+        return any(served.endpoint.address == address for own in bundles if (served := own.read_served()) is not None)
 
     def _usual_socket(self, id: str) -> str:
         """Where containerd's library puts a shim's socket (pkg/shim CreateSocketAddress)."""
