@@ -1,5 +1,5 @@
-"""A container whose runtime handler left the configuration is ended by whoever stands for it; the handler's own state is
-swept when it is back."""
+"""A container whose runtime handler left the configuration is ended by whoever stands for it; what the runtime keeps
+is swept when its handler is back."""
 
 from __future__ import annotations
 
