@@ -30,13 +30,17 @@ CLIENTS = ("ROPEWALK_ADDRESS",)  # where the command finds a daemon; a daemon is
 
 
 def _runtimes(types: Mapping[str, str]) -> type[Struct]:
-    """One section per handler: those of runtimes/handlers, and those in `types`, section to type ("": its own name)."""
+    """One section per handler: those of runtimes/handlers, and those in `types`, section to type ("": its own name). A
+    name with a hyphen or a leading digit is no identifier: its field is called otherwise, the key is not."""
     fields: list[tuple[str, Any, Any]] = []
+    keys: dict[str, str] = {}
     for name in sorted({*registry.built_in(), *types}):
         config = registry.section(name, types.get(name, ""))
         if config is not None:
-            fields.append((name, config, config()))
-    return msgspec.defstruct("Runtimes", fields, frozen=True, module=__name__)
+            field = name if name.isidentifier() else f"_{name.replace('-', '_')}"
+            keys[field] = name
+            fields.append((field, config, config()))
+    return msgspec.defstruct("Runtimes", fields, frozen=True, module=__name__, rename=keys)
 
 
 if TYPE_CHECKING:
@@ -182,7 +186,7 @@ def _checked(config: Config) -> Config:
             f"{STATE_LIMIT} bytes are the most: unix sockets below it have longer paths, of which the kernel takes 107"
         )
         raise Invalid(f"state = {config.state!r} is too long", hint=hint)
-    known = config.runtimes.__struct_fields__
+    known = config.runtimes.__struct_encode_fields__
     for key, name in (("default_runtime", config.default_runtime), ("untrusted_runtime", config.untrusted_runtime)):
         if name not in known and (name or key == "default_runtime"):
             raise Invalid(

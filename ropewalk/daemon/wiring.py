@@ -81,7 +81,12 @@ class Daemon:
             default=config.default_runtime,
             untrusted=config.untrusted_runtime,
         )
-        self.health = Health(self.handlers, directory=f"{config.state}/probes", first=config.default_runtime)
+        self.health = Health(
+            self.handlers,
+            directory=f"{config.state}/probes",
+            first=config.default_runtime,
+            layout=f"v{self.cgroups.version} {driver}",
+        )
         self.network = Network(config.network, instance=self.instance, tag=tag, directory=f"{config.root}/cni")
         self._build_storage()
         self._build_pods()

@@ -20,7 +20,7 @@ from ropewalk.errors import Kind, NotFound, RopewalkError, WrongState
 from ropewalk.images.store import Image, Images
 from ropewalk.linux import selinux
 from ropewalk.linux.offload import Offload
-from ropewalk.pods import files, identity, phases, placement
+from ropewalk.pods import files, identity, joined, phases, placement
 from ropewalk.pods.queues import Queues
 from ropewalk.pods.records import Container, ContainerPhase, Pod, PodPhase, User
 from ropewalk.runtimes import health, refusals
@@ -31,7 +31,7 @@ from ropewalk.runtimes.oci.facts import NodeFacts
 from ropewalk.runtimes.registry import Handlers
 from ropewalk.singleflight import Flights
 from ropewalk.spec.container import ContainerSpec
-from ropewalk.spec.pod import LinuxContainerResources, NamespaceMode
+from ropewalk.spec.pod import LinuxContainerResources
 from ropewalk.state.store import Table
 from ropewalk.steps import Step
 from ropewalk.storage.snapshotter import Snapshotter
@@ -128,29 +128,34 @@ class Containers:
             image = self._images.find(spec.image.image)
             if image is None:
                 raise NotFound(f"no image {spec.image.image!r} on this node", hint="pull it first")
-            id = ids.new_id()
-            built = build.build(await self._inputs(id, pod, spec, image))
-            for warning in built.warnings:
-                log.warning(
-                    "not as asked", extra={"container": id, "container_name": spec.metadata.name, "what": warning}
-                )
-            container = self._plan(id, pod, spec, image, built)
-            self.containers.add(container)
-            self._built[id] = built
-            try:
-                await steps.advance(self, CREATE, id)
-            except BaseException as error:
-                if not getattr(error, "__notes__", None):
-                    self.containers.remove(id)
-                raise
-            finally:
-                del self._built[id]
-            user = User(built.user.uid, built.user.gid, built.user.supplemental_groups)
-            made = self.containers.apply(id, phases.created, user, self._now())
-            self.watch(made)
-            return made
+            with joined.namespaces(pod, spec, self.get) as paths:
+                return await self._make(pod, spec, image, paths)
 
-    async def _inputs(self, id: str, pod: Pod, spec: ContainerSpec, image: Image) -> build.Inputs:
+    async def _make(self, pod: Pod, spec: ContainerSpec, image: Image, paths: dict[str, str]) -> Container:
+        """`paths`: of the namespaces that it joins."""
+        id = ids.new_id()
+        built = build.build(await self._inputs(id, pod, spec, image, paths))
+        for warning in built.warnings:
+            log.warning("not as asked", extra={"container": id, "container_name": spec.metadata.name, "what": warning})
+        container = self._plan(id, pod, spec, image, built)
+        self.containers.add(container)
+        self._built[id] = built
+        try:
+            await steps.advance(self, CREATE, id)
+        except BaseException as error:
+            if not getattr(error, "__notes__", None):
+                self.containers.remove(id)
+            raise
+        finally:
+            del self._built[id]
+        user = User(built.user.uid, built.user.gid, built.user.supplemental_groups)
+        made = self.containers.apply(id, phases.created, user, self._now())
+        self.watch(made)
+        return made
+
+    async def _inputs(
+        self, id: str, pod: Pod, spec: ContainerSpec, image: Image, paths: dict[str, str]
+    ) -> build.Inputs:
         """What the spec depends on. Host paths are looked up by a worker: a dead network file system can hang it."""
         call = self._offload.call
         profile = seccomp.profile_file(spec.security)
@@ -164,7 +169,7 @@ class Containers:
             image=image.config,
             passwd=image.passwd,
             group=image.group,
-            namespaces=self._namespaces(pod, spec),
+            namespaces=paths,
             files=files.shared(self._state, pod.id, pod.spec),
             files_locked=resolve.read_locked(files.directory(self._state, pod.id)),
             cgroup_path=placement.container_cgroup(pod, id),
@@ -191,19 +196,6 @@ class Containers:
             apparmor_problem=loaded.problem,
             apparmor_profiles=loaded.profiles,
         )
-
-    def _namespaces(self, pod: Pod, spec: ContainerSpec) -> dict[str, str]:
-        """The pod's pinned namespaces, and whose PID namespace to join."""
-        joined = dict(pod.namespaces)
-        options = spec.security.namespace_options
-        if options.pid is NamespaceMode.POD and pod.task is not None:
-            joined["pid"] = f"/proc/{pod.task.pid}/ns/pid"
-        elif options.pid is NamespaceMode.TARGET:
-            target = self.get(options.target_id)
-            if target.pod_id != pod.id or target.phase is not ContainerPhase.RUNNING or target.task is None:
-                raise WrongState(f"target container {target.id!r} is not running in pod sandbox {pod.id!r}")
-            joined["pid"] = f"/proc/{target.task.pid}/ns/pid"
-        return joined
 
     def _plan(self, id: str, pod: Pod, spec: ContainerSpec, image: Image, built: build.Built) -> Container:
         """The row before the first side effect."""
@@ -455,7 +447,7 @@ class Containers:
             if container.phase is ContainerPhase.EXITED or container.task is None:
                 raise WrongState(f"container {container.id!r} is {container.phase.value}: its limits are of no use")
             await self._handler(container.id).update(container.id, container.task, resources)
-            self.containers.apply(container.id, phases.resized, merged(container.resources, resources))
+            self.containers.apply(container.id, phases.resized, resources)
 
     async def _running(self, id: str) -> tuple[Container, Handler]:
         container = self.get(id)
@@ -472,12 +464,6 @@ class Containers:
         for watch in watches:
             watch.cancel()
         await asyncio.gather(*watches, return_exceptions=True)
-
-
-def merged(old: LinuxContainerResources, new: LinuxContainerResources) -> LinuxContainerResources:
-    """What is set in `new` replaces; zero means "not set" (contract 6.10)."""
-    values = {name: getattr(new, name) or getattr(old, name) for name in LinuxContainerResources.__struct_fields__}
-    return LinuxContainerResources(**values)
 
 
 async def _all(work: Iterable[Coroutine[None, None, None]]) -> None:

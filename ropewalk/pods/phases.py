@@ -93,7 +93,11 @@ def exited(container: Container, exit: Exit) -> Container:
 
 
 def resized(container: Container, resources: LinuxContainerResources) -> Container:
-    return container if container.resources == resources else replace(container, resources=resources)
+    """It has new limits: what is set replaces, zero means "not set" (contract 6.10)."""
+    old = container.resources
+    values = {name: getattr(resources, name) or getattr(old, name) for name in old.__struct_fields__}
+    merged = LinuxContainerResources(**values)
+    return container if old == merged else replace(container, resources=merged)
 
 
 def lost(at: int, message: str) -> Exit:

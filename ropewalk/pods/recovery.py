@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import functools
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from ropewalk.errors import RopewalkError
 from ropewalk.linux import cgroup, cgroup_systemd
@@ -22,7 +23,7 @@ from ropewalk.pods.containers import Containers
 from ropewalk.pods.queues import Queues
 from ropewalk.pods.records import Container, ContainerPhase, Pod, PodPhase
 from ropewalk.pods.sandboxes import Sandboxes
-from ropewalk.runtimes.handler import PROBE, Observation
+from ropewalk.runtimes.handler import PROBE, Handler, Observation
 from ropewalk.runtimes.registry import Handlers
 from ropewalk.storage.snapshotter import SnapshotKind, Snapshotter
 
@@ -82,6 +83,7 @@ class Recovery:
         self._state = state
         self._boot_id = boot_id
         self._now = now
+        self._swept: set[str] = set()
 
     def prepare(self) -> None:
         """Before the socket is bound: addresses and ports of living pods are theirs again, and every recorded pod is
@@ -103,7 +105,8 @@ class Recovery:
         await self._sweep()
 
     async def retry(self) -> None:
-        """For as long as the daemon runs: undo again what an undo left behind (its row is still MAKING)."""
+        """For as long as the daemon runs: undo again what an undo left behind (its row is still MAKING), and sweep
+        again what could not be swept."""
         while True:
             await asyncio.sleep(RETRY)
             for pod in list(self._sandboxes.pods):
@@ -112,6 +115,7 @@ class Recovery:
             for container in list(self._containers.containers):
                 if container.phase is ContainerPhase.MAKING and not self._containers.is_making(container):
                     await self._undo_container(container.id)
+            await self._sweep()
 
     async def _adopt(self, pod: Pod) -> None:
         try:
@@ -171,24 +175,41 @@ class Recovery:
         except RopewalkError as error:
             log.warning("cannot undo yet", extra={"container": id, "error": error.message})
 
-    async def _sweep(self) -> None:
+    def _sweeps(self) -> dict[str, Callable[[], Awaitable[list[str]]]]:
         """Each mechanism lists what carries this instance's names; what no row owns is undone. Owners are asked for
         anew each time, without an await before the listing: creates may be under way by now."""
+        handlers = self._handlers.items()
+        return {
+            **{f"handler {name}": functools.partial(self._sweep_handler, handler) for name, handler in handlers},
+            "network": self._network.sweep,
+            "snapshots": self._sweep_snapshots,
+            "directories": self._sweep_directories,
+            "cgroups": self._sweep_cgroups,
+        }
+
+    async def _sweep(self) -> None:
+        """Those that are still due, each whatever becomes of the others; `retry` repeats what failed."""
         found: list[str] = []
-        for handler in self._handlers.values():
-            found += await handler.sweep(self._pods() | {c.id for c in self._containers.containers})
-        found += await self._network.sweep()
-        found += await self._sweep_snapshots({c.snapshot for c in self._containers.containers})
-        found += self._sweep_directories(self._pods())
-        found += await self._sweep_cgroups(self._pods())
+        for what, sweep in self._sweeps().items():
+            if what in self._swept:
+                continue
+            try:
+                found += await sweep()
+                self._swept.add(what)
+            except Exception as error:  # also what a handler of another package raises
+                log.warning("a sweep failed, it is tried again", extra={"what": what, "error": str(error)})
         if found:
             log.warning("undone, no record owned them", extra={"found": found})
+
+    async def _sweep_handler(self, handler: Handler) -> list[str]:
+        return await handler.sweep(self._pods() | {c.id for c in self._containers.containers})
 
     def _pods(self) -> set[str]:
         return {pod.id for pod in self._sandboxes.pods}
 
-    async def _sweep_snapshots(self, owned: set[str]) -> list[str]:
+    async def _sweep_snapshots(self) -> list[str]:
         """Writable layers of containers; an image's own are images/pull's to sweep."""
+        owned = {c.snapshot for c in self._containers.containers}
         stray = [
             info.name
             for info in self._snapshotter.list()
@@ -198,17 +219,18 @@ class Recovery:
             await self._snapshotter.remove(key)
         return stray
 
-    def _sweep_directories(self, pods: set[str]) -> list[str]:
+    async def _sweep_directories(self) -> list[str]:
+        pods = self._pods()
         base = f"{self._state}/pods"
         stray = [name for name in (os.listdir(base) if os.path.isdir(base) else []) if name not in pods]
         for name in stray:
             self._sandboxes.remove_directory(name)
         return [f"{base}/{name}" for name in stray]
 
-    async def _sweep_cgroups(self, pods: set[str]) -> list[str]:
+    async def _sweep_cgroups(self) -> list[str]:
         """Of pods without a parent, by either driver. Trials that run now are the handlers' to sweep; those of a
         handler that is configured no more, or of the other driver, are not."""
-        owned = {self._sandboxes.pods[id].cgroup for id in pods}
+        owned = {pod.cgroup for pod in self._sandboxes.pods}
         own = placement.root(self._instance, self._cgroups.driver)
         trials = tuple(f"{PROBE}{name}-" for name in self._handlers)
 

@@ -1,9 +1,10 @@
 """Whether each runtime handler works on this node: what its last probe found, kept over restarts, asked again.
 
 A probe really runs something, which costs processes and time. So what one that worked has found is kept in the state
-directory, under everything that it depended on: the programs (path, size, time), the handler's configuration, the
-kernel and this boot. As long as that is the same, the next daemon begins with it. What changed is probed again while
-the daemon runs; what does not work is, too, ever more rarely, and `ropewalk runtimes --probe` asks all at once.
+directory, under everything that it depended on: the programs (path, size, time), the handler's configuration, version
+and driver of the control groups, the kernel and this boot. As long as that is the same, the next daemon begins with it.
+What changed is probed again while the daemon runs; what does not work is, too, ever more rarely, and
+`ropewalk runtimes --probe` asks all at once.
 
 RunPodSandbox, Status and `ropewalk runtimes` are served from memory.
 """
@@ -56,13 +57,16 @@ class NotWorking(RopewalkError):
 
 
 class Health:
-    """The last probe of each handler. `directory`: where they are kept over restarts, "" for nowhere. `run` belongs to
-    a task of the daemon."""
+    """The last probe of each handler. `directory`: where they are kept over restarts, "" for nowhere;
+    `layout`: how this daemon makes control groups (version and driver). `run` belongs to a task of the daemon."""
 
-    def __init__(self, handlers: Mapping[str, Handler], *, directory: str = "", first: str = "") -> None:
+    def __init__(
+        self, handlers: Mapping[str, Handler], *, directory: str = "", first: str = "", layout: str = ""
+    ) -> None:
         self._handlers = handlers
         self._directory = directory
         self._first = first  # the handler to be probed before the others: most pods wait for it
+        self._layout = layout
         self._probes: dict[str, Probe] = {}
         self._keys: dict[str, str] = {}
         self._known = {name: asyncio.Event() for name in handlers}
@@ -99,7 +103,7 @@ class Health:
             await self.refresh([name for name in self._handlers if self._is_due(name)])
 
     def _is_due(self, name: str) -> bool:
-        if key(self._handlers[name]) != self._keys.get(name):
+        if key(self._handlers[name], self._layout) != self._keys.get(name):
             return True
         return not self.probe(name).works and time.monotonic() >= self._due[name]
 
@@ -111,7 +115,7 @@ class Health:
 
     async def _refresh(self, name: str) -> None:
         handler = self._handlers[name]
-        before = key(handler)
+        before = key(handler, self._layout)
         seen = await probe(handler)
         self._waits[name] = WATCH if seen.works else min(self._waits[name] * 2, LONGEST)
         self._due[name] = time.monotonic() + self._waits[name]
@@ -159,7 +163,7 @@ class Health:
     async def _recall(self, name: str) -> bool:
         """Whether an earlier daemon's probe still holds; it is taken over."""
         handler, kept = self._handlers[name], self._read(name)
-        if kept is None or kept.key != key(handler):
+        if kept is None or kept.key != key(handler, self._layout):
             return False
         await handler.prepare()
         handler.recall(kept.probe, kept.capabilities)
@@ -168,10 +172,11 @@ class Health:
         return True
 
 
-def key(handler: Handler) -> str:
+def key(handler: Handler, layout: str) -> str:
     """A digest of what a probe depends on: it holds as long as this is the same."""
-    seen = [VERSION, platform.release(), process.boot_id(), type(handler).__qualname__, type(handler).capabilities]
-    return hashlib.sha256(msgspec.json.encode([seen, handler.config, [_file(p) for p in handler.programs]])).hexdigest()
+    node = [VERSION, platform.release(), process.boot_id(), layout]
+    own = [type(handler).__qualname__, type(handler).capabilities, handler.config, [_file(p) for p in handler.programs]]
+    return hashlib.sha256(msgspec.json.encode([node, own])).hexdigest()
 
 
 def _file(program: str) -> tuple[str, int, int]:

@@ -91,8 +91,8 @@ def section(name: str, type: str) -> type[Config] | None:
 def build(sections: Struct, node: Node, *, default: str, untrusted: str) -> Handlers:
     """`sections`: a Config for each handler, under its name."""
     made: dict[str, Handler] = {}
-    for name in sections.__struct_fields__:
-        config: Config = getattr(sections, name)
+    for field, name in zip(sections.__struct_fields__, sections.__struct_encode_fields__, strict=True):
+        config: Config = getattr(sections, field)
         found = find(config.type or name)
         assert found is not None, f"section {name} was read"
         made[name] = found.Handler(config, node, name=name)

@@ -7,9 +7,11 @@ import asyncio
 import pytest
 
 from ropewalk.errors import Kind, RopewalkError
+from ropewalk.pods import recovery
 from ropewalk.pods.records import ContainerPhase, PodPhase
 from ropewalk.runtimes.handler import Task
 from ropewalk.spec.pod import NamespaceMode
+from tests.fakes.world import FakeHandler
 from tests.unit.pods.conftest import Bench, container_spec, pod_spec, settle, with_pid
 
 
@@ -346,6 +348,33 @@ class TestAfterAKill:
         daemon.cgroups.present = [*stray, *kept]
         await daemon.recovery.run()
         assert daemon.cgroups.killed == stray
+
+    async def test_a_sweep_that_fails_keeps_no_other_back_and_is_repeated(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        failures: list[Exception] = [OSError(5, "a bad disk"), RopewalkError("busy")]
+
+        async def sweep(self: FakeHandler, owned: set[str]) -> list[str]:
+            if failures:
+                raise failures.pop(0)
+            return []
+
+        monkeypatch.setattr(FakeHandler, "sweep", sweep)
+        monkeypatch.setattr(recovery, "RETRY", 0.001)
+        stray = f"/ropewalk-test/pod{'0' * 64}"
+        layer = "1" * 64
+        bench.world.snapshots[layer] = ""
+        daemon = await bench.restart(adopt=False)
+        daemon.cgroups.present = [stray]
+        await daemon.recovery.run()
+        assert (daemon.cgroups.killed, bench.world.snapshots, len(failures)) == ([stray], {}, 1)
+        bench.world.snapshots[layer] = ""  # only what failed is repeated: by now a create may be under way
+        retries = asyncio.create_task(daemon.recovery.retry())
+        async with asyncio.timeout(5):
+            while failures:
+                await asyncio.sleep(0.001)
+        retries.cancel()
+        assert layer in bench.world.snapshots
 
     async def test_lists_answer_before_adoption_and_calls_on_a_pod_wait_for_it(self, bench: Bench) -> None:
         pod_id, id = await running(bench)

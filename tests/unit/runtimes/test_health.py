@@ -131,10 +131,11 @@ async def test_a_restart_does_not_pay_for_what_is_known(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "probes") == ["x.json"]
 
 
-@pytest.mark.parametrize("change", ["program", "config", "kernel", "boot", "torn"])
+@pytest.mark.parametrize("change", ["program", "config", "kernel", "boot", "cgroups", "torn"])
 async def test_what_it_depends_on_is_probed_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
     program = tmp_path / "program"
     program.write_text("1")
+    layout = "v2 cgroupfs"
     for asked in (1, 1, 0):
         fake = Fake(WORKS, programs=(str(program),))
         handlers = {"x": fake}
@@ -148,11 +149,13 @@ async def test_what_it_depends_on_is_probed_anew(tmp_path: Path, monkeypatch: py
                     monkeypatch.setattr(platform, "release", lambda: "9.9")
                 case "boot":
                     monkeypatch.setattr(process, "boot_id", lambda: "another")
+                case "cgroups":
+                    layout = "v2 systemd"
                 case "torn":
                     (tmp_path / "probes/x.json").write_text("{")
         elif change == "config" and not asked:
             fake.config = Config(pod_annotations=["x"])
-        async with running(Health(handlers, directory=str(tmp_path / "probes")), handlers):
+        async with running(Health(handlers, directory=str(tmp_path / "probes"), layout=layout), handlers):
             assert fake.asked == asked
 
 

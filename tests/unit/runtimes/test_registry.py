@@ -89,6 +89,13 @@ def test_a_built_in_name_may_have_another_type(tmp_path: Path) -> None:
     assert isinstance(build(tmp_path, '[runtimes.runc]\ntype = "crun"\n')["runc"], crun.Handler)
 
 
+@pytest.mark.parametrize("name", ["crun-second", "2nd"])
+def test_a_name_need_not_be_an_identifier(tmp_path: Path, name: str) -> None:
+    made = build(tmp_path, f'[runtimes.{name}]\ntype = "crun"\n')
+    assert made[name].name == name
+    assert set(made) == {*registry.built_in(), name}
+
+
 def test_a_foreign_package_adds_a_type(tmp_path: Path, foreign: None) -> None:
     text = 'default_runtime = "rope"\n[runtimes.rope]\ncolour = "blue"\n[runtimes.other]\ntype = "rope"\n'
     handlers = build(tmp_path, text)
