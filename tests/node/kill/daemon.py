@@ -20,7 +20,8 @@ from pathlib import Path
 
 from ropewalk import steps
 from ropewalk.linux import process
-from ropewalk.runtimes import handler, health
+from ropewalk.runtimes import health
+from ropewalk.runtimes.handler import Handler, Probe
 
 probing = contextvars.ContextVar("probing", default=False)  # each probe is a task, with a context of its own
 
@@ -61,9 +62,9 @@ def main() -> None:
     steps.checkpoint = Orders(directory).checkpoint
     really = health.probe
 
-    async def probe(one: handler.Handler) -> handler.Probe:
+    async def probe(handler: Handler) -> Probe:
         probing.set(True)
-        return await really(one)
+        return await really(handler)
 
     health.probe = probe
     boot = directory / "boot-id"

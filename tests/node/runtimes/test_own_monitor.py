@@ -317,7 +317,7 @@ async def test_a_killed_wait_is_run_again(script: Maker) -> None:
     async with asyncio.timeout(10):
         while not (waiting := waiters(one.task.monitor_pid)):  # it may not have come to its exec yet
             await asyncio.sleep(0.01)
-    os.kill(*waiting, signal.SIGKILL)
+    os.kill(waiting[0], signal.SIGKILL)
     assert await one.end() == 8
 
 
