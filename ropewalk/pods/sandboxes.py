@@ -22,7 +22,7 @@ from ropewalk.pods import files, identity, phases, placement
 from ropewalk.pods.containers import Containers
 from ropewalk.pods.queues import Queues
 from ropewalk.pods.records import Pod, PodPhase
-from ropewalk.runtimes import health, refusals
+from ropewalk.runtimes import health, refusals, vanished
 from ropewalk.runtimes.handler import PodPlan
 from ropewalk.runtimes.oci import build, selinux, sysctls, usernamespace, validate
 from ropewalk.runtimes.oci.facts import NodeFacts
@@ -244,7 +244,10 @@ class Sandboxes:
     async def delete_task(self, id: str) -> None:
         pod = self.pods[id]
         self._unwatch(id)
-        await self._handlers[pod.handler].delete_pod(id, placement.container_cgroup(pod, id))
+        handler = self._handlers.of(pod.handler)
+        await handler.delete_pod(id, placement.container_cgroup(pod, id))
+        if isinstance(handler, vanished.Handler):  # whose monitors and shims nobody else ends
+            await self._cgroups.kill(placement.monitor_cgroup(pod))
         await placement.remove(self._cgroups, pod.cgroup if pod.own_cgroup else placement.monitor_cgroup(pod))
 
     # Stop and remove.
