@@ -9,6 +9,9 @@ import pytest
 
 import hatch_build
 
+# gRPC starts threads in the children of a process that has used it; what tests fork (linux/userns.py) must have one.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 ROOT = Path(__file__).parents[1]
 NEEDS_ROOT = ("node", "interop")
 

@@ -115,7 +115,7 @@ class RuntimeService:
         container = self._containers.get(request.container_id)
         return pb.ContainerStatusResponse(
             status=translate.container_status(container),
-            info=info.container(container, self._handlers[container.handler]) if request.verbose else None,
+            info=info.container(container, self._handlers.of(container.handler)) if request.verbose else None,
         )
 
     async def ListContainers(self, request: pb.ListContainersRequest) -> bytes:

@@ -1,6 +1,8 @@
 """The pod network as its administrator or an installer configured it: found, watched, and asked how it is.
 
 The directory of configurations is looked at again whenever it changes; the first usable file by name is the network.
+What no watch sees (the file that a link leads to, the plugins, another directory under the same name) is compared by
+size and time every ten seconds.
 A file that is skipped is said once, until it changes.
 """
 
@@ -23,9 +25,11 @@ from ropewalk.network import conflist, plugins
 log = logging.getLogger(__name__)
 
 _RETRY = 2.0  # between looks without a usable network: plugins may be installed after their configuration
-_STATUS = 10.0  # and with one whose plugins can tell how they are, or whose parts lie where no watch is
+_STATUS = 10.0  # and with one: no watch sees what a link leads to, a plugin that goes, a directory that is renamed
 _QUIET, _RESTLESS = 0.1, 1.0  # a directory that changes is read when it rested this long, at the latest after that
 _HINT = 'a CNI installer puts one there; a single node may set network.mode = "bridge"'
+
+_Signature = tuple[str, int, int, int]
 
 
 class Discovery:
@@ -39,6 +43,7 @@ class Discovery:
         self._directory = directory
         self._plugins = programs
         self._skipped: dict[str, str] = {}  # why, by path
+        self._seen: list[_Signature] = []  # of the last look
 
     def usable(self) -> conflist.Network:
         """The network. Raises UNAVAILABLE while there is none."""
@@ -71,6 +76,7 @@ class Discovery:
     async def watch(self) -> None:
         """For as long as the daemon runs."""
         while True:
+            inode = _signature(self._directory)[1]
             try:
                 watch = inotify.Watch(self._directory)
             except OSError:  # not there yet; the look says so
@@ -79,23 +85,24 @@ class Discovery:
                 continue
             with watch:
                 await self._look()
-                while await self._is_due(watch):
+                while await self._is_due(watch, inode):
                     await self._look()
 
-    async def _is_due(self, watch: inotify.Watch) -> bool:
-        """Wait until it is time to look again. False when the directory is gone."""
-        patience = None
-        if self.problem:
-            patience = _RETRY
-        elif self.network is not None and (self.network.at_least("1.1.0") or self.network.aggregated):
-            patience = _STATUS
-        try:
-            async with asyncio.timeout(patience):
-                await anext(watch)
-        except TimeoutError:
-            return True
-        except StopAsyncIteration:
-            return False
+    async def _is_due(self, watch: inotify.Watch, inode: int) -> bool:
+        """Wait until it is time to look again. False when the directory is gone, or another one.
+        `inode`: of the one that is watched."""
+        while True:
+            try:
+                async with asyncio.timeout(_RETRY if self.problem else _STATUS):
+                    await anext(watch)
+                break
+            except TimeoutError:
+                if _signature(self._directory)[1] != inode:
+                    return False
+                if self.problem or self._can_tell() or self._signatures() != self._seen:
+                    return True
+            except StopAsyncIteration:
+                return False
         with contextlib.suppress(TimeoutError, StopAsyncIteration):
             async with asyncio.timeout(_RESTLESS):
                 while True:
@@ -103,8 +110,26 @@ class Discovery:
                         await anext(watch)
         return True
 
+    def _can_tell(self) -> bool:
+        """Whether it is to be asked how it is, or has parts in a directory of their own."""
+        return self.network is not None and (self.network.at_least("1.1.0") or self.network.aggregated)
+
+    def _signatures(self) -> list[_Signature]:
+        """Of what a look reads: the files of the directory, and the network's plugins and own directory."""
+        try:
+            found = conflist.files(self._directory)
+        except OSError:
+            return []
+        if self.network is not None:
+            found.append(os.path.join(self._directory, self.network.name))
+            for type in self.network.types:
+                with contextlib.suppress(RopewalkError):
+                    found.append(self._plugins.find(type))
+        return [_signature(path) for path in found]
+
     async def _look(self) -> None:
         """Find the network, and ask it how it is."""
+        self._seen = self._signatures()  # before it reads: what changes meanwhile differs from this
         network, problem = await self._find()
         if network != self.network:
             log.info("pod network", extra={"network": network and network.name, "file": network and network.file})
@@ -167,6 +192,15 @@ class Discovery:
                 except RopewalkError as error:
                     return error.message
         return ""
+
+
+def _signature(path: str) -> _Signature:
+    """What tells a file from a changed or another one under its name; zeroes if there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return path, 0, 0, 0
+    return path, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _described(network: conflist.Network) -> dict[str, Any]:

@@ -262,7 +262,7 @@ class Containers:
         await self._handler(id).delete(id, self.containers[id].cgroup)
 
     def _handler(self, id: str) -> Handler:
-        return self._handlers[self.containers[id].handler]
+        return self._handlers.of(self.containers[id].handler)
 
     # Start.
 
@@ -276,14 +276,15 @@ class Containers:
             container = self.containers[container.id]
             if container.phase is not ContainerPhase.CREATED or container.task is None:
                 raise WrongState(f"container {container.id!r} is {container.phase.value}, only a created one starts")
+            handler = self._handlers[container.handler]  # one that has vanished starts nothing, and fails nothing
             began = self._now()  # it may have ended before the runtime says that it started
             try:
                 steps.checkpoint("start:before")
-                await self._handler(container.id).start(container.id, container.task)
+                await handler.start(container.id, container.task)
                 steps.checkpoint("start:after")
             except RopewalkError as error:
                 self.containers.apply(container.id, phases.start_failed, error.message, self._now(), derivable=True)
-                await self._handler(container.id).kill(container.id, container.task, container.cgroup)
+                await handler.kill(container.id, container.task, container.cgroup)
                 raise
             self.containers.apply(container.id, phases.started, began, derivable=True)
 

@@ -145,7 +145,7 @@ class Recovery:
     async def _adopt_container(self, container: Container) -> None:
         seen = None
         if container.task is not None and container.boot_id == self._boot_id:
-            seen = await self._handlers[container.handler].observe(container.id, container.task)
+            seen = await self._handlers.of(container.handler).observe(container.id, container.task)
         decision = decide(container, self._boot_id, seen)
         apply = self._containers.containers.apply
         if seen is not None and seen.started and container.phase is ContainerPhase.CREATED:

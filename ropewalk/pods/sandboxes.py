@@ -22,9 +22,9 @@ from ropewalk.pods import files, identity, phases, placement
 from ropewalk.pods.containers import Containers
 from ropewalk.pods.queues import Queues
 from ropewalk.pods.records import Pod, PodPhase
-from ropewalk.runtimes import health, refusals
+from ropewalk.runtimes import health, refusals, vanished
 from ropewalk.runtimes.handler import PodPlan
-from ropewalk.runtimes.oci import build, selinux, sysctls, usernamespace, validate
+from ropewalk.runtimes.oci import build, resolve, seccomp, selinux, sysctls, usernamespace, validate
 from ropewalk.runtimes.oci.facts import NodeFacts
 from ropewalk.runtimes.registry import Handlers
 from ropewalk.singleflight import Flights
@@ -220,6 +220,8 @@ class Sandboxes:
         if not handler.needs_pod(pod.spec):
             return
         path = placement.container_cgroup(pod, id)
+        profile = seccomp.profile_file(pod.spec.linux.security_context)
+        read, limit = resolve.read_seccomp_profile, seccomp.MAX_PROFILE
         plan = PodPlan(
             id=id,
             pod=pod.spec,
@@ -231,6 +233,7 @@ class Sandboxes:
                 node=self._node,
                 allow=handler.config.pod_annotations,
                 fixed=handler.config.annotations,
+                seccomp_profile=await self._offload.call(read, profile, limit) if profile else None,
             ),
             cgroup=path,
             parent=pod.cgroup,
@@ -244,7 +247,10 @@ class Sandboxes:
     async def delete_task(self, id: str) -> None:
         pod = self.pods[id]
         self._unwatch(id)
-        await self._handlers[pod.handler].delete_pod(id, placement.container_cgroup(pod, id))
+        handler = self._handlers.of(pod.handler)
+        await handler.delete_pod(id, placement.container_cgroup(pod, id))
+        if isinstance(handler, vanished.Handler):  # whose monitors and shims nobody else ends
+            await self._cgroups.kill(placement.monitor_cgroup(pod))
         await placement.remove(self._cgroups, pod.cgroup if pod.own_cgroup else placement.monitor_cgroup(pod))
 
     # Stop and remove.

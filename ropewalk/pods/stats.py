@@ -101,7 +101,7 @@ class Stats:
         if container.phase is not ContainerPhase.RUNNING or container.task is None:
             return None
         try:
-            known = await self._handlers[container.handler].stats(container.id, container.task)
+            known = await self._handlers.of(container.handler).stats(container.id, container.task)
         except RopewalkError as error:  # one that cannot answer must not spoil the others' answer
             log.warning("no statistics", extra={"container": container.id, "error": error.message})
             return None

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import logging
 import pkgutil
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,9 +24,11 @@ from typing import Protocol, cast
 from msgspec import Struct
 
 from ropewalk.errors import Invalid, Kind, RopewalkError
-from ropewalk.runtimes import handlers
+from ropewalk.runtimes import handlers, vanished
 from ropewalk.runtimes.handler import Config, Handler, Node
 from ropewalk.spec.pod import NamespaceMode, PodSpec
+
+log = logging.getLogger(__name__)
 
 GROUP = "ropewalk.handlers"
 
@@ -96,7 +99,7 @@ def build(sections: Struct, node: Node, *, default: str, untrusted: str) -> Hand
         found = find(config.type or name)
         assert found is not None, f"section {name} was read"
         made[name] = found.Handler(config, node, name=name)
-    return Handlers(made, default, untrusted)
+    return Handlers(made, default, untrusted, node=node)
 
 
 class UnknownHandler(RopewalkError):
@@ -111,10 +114,14 @@ class UnknownHandler(RopewalkError):
 
 class Handlers(Mapping[str, Handler]):
     """The handlers of this node by name. `default` is what "" means; `untrusted`: the one of pods that are marked as
-    untrusted, "" for none."""
+    untrusted, "" for none; `node`: for `of`."""
 
-    def __init__(self, handlers: Mapping[str, Handler], default: str, untrusted: str = "") -> None:
+    def __init__(
+        self, handlers: Mapping[str, Handler], default: str, untrusted: str = "", *, node: Node | None = None
+    ) -> None:
         self._handlers = dict(handlers)
+        self._node = node
+        self._vanished: dict[str, Handler] = {}
         self.default = default
         self.untrusted = untrusted
 
@@ -123,6 +130,16 @@ class Handlers(Mapping[str, Handler]):
         if handler is None:
             raise UnknownHandler(name, self._handlers)
         return handler
+
+    def of(self, name: str) -> Handler:
+        """The handler that a row names: if the configuration does not have it any more, what can end and remove its
+        containers all the same (vanished.py). Without a node that is nobody: UnknownHandler."""
+        if name in self._handlers or self._node is None:
+            return self[name]
+        if name not in self._vanished:
+            log.error("a runtime handler of existing pods is not configured", extra={"handler": name})
+            self._vanished[name] = vanished.Handler(Config(), self._node, name=name)
+        return self._vanished[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._handlers)

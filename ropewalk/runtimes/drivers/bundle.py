@@ -122,11 +122,15 @@ class Bundle:
         except FileNotFoundError:
             return b""
 
-    def remove(self) -> None:
-        """Unmount and remove; idempotent. OSError EBUSY if something is still mounted."""
+    def unmount(self) -> None:
+        """Everything that is mounted in it, and itself; idempotent."""
         mount.umount_all(self.rootfs)
         idmap.remove(self.path("lower"), self.path("volumes"))
         mount.umount_all(self.directory)
+
+    def remove(self) -> None:
+        """Unmount and remove; idempotent. OSError EBUSY if something is still mounted."""
+        self.unmount()
         try:
             names = os.listdir(self.directory)
         except FileNotFoundError:

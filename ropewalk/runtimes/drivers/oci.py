@@ -124,7 +124,7 @@ class Driver(handler.Handler):
         """What this runtime is given for `spec`; a handler may add what only its runtime understands."""
         return spec
 
-    def created(self, plan: ContainerPlan) -> None:
+    def created(self, plan: ContainerPlan | PodPlan) -> None:
         """The runtime has made a container of it; a handler may learn from that."""
 
     def needs_pod(self, pod: PodSpec) -> bool:
@@ -143,13 +143,14 @@ class Driver(handler.Handler):
             rootfs = init.ensure_rootfs(self.node.state, self.catatonit)
             if os.statvfs(rootfs).f_flag & os.ST_NOEXEC:
                 rootfs = own.show(rootfs, apart=self.apart)
-            own.write(encode(scope.place(plan.spec, plan.cgroup), rootfs))
+            own.write(encode(self.adapt(scope.place(plan.spec, plan.cgroup)), rootfs))
             steps.checkpoint("init:written")
             verb = ("run", "--detach", "--bundle", own.directory, "--pid-file", own.pid_file, plan.id)
             await self.command.run(plan.id, *verb, timeout=START_SECONDS, flags=scope.flags(plan.cgroup))
             steps.checkpoint("init:running")
             task = own.read_init()
             own.write_task(task)
+            self.created(plan)
         return task
 
     async def start(self, id: str, task: Task) -> None:

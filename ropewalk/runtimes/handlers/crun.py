@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from ropewalk.runtimes import handler, probes, wasm
 from ropewalk.runtimes.drivers import filters, oci
-from ropewalk.runtimes.handler import Capabilities, ContainerPlan, Node, Probe
+from ropewalk.runtimes.handler import Capabilities, ContainerPlan, Node, PodPlan, Probe
 
 
 class Config(handler.Config, frozen=True):
@@ -39,7 +39,7 @@ class Handler(oci.Driver):
             shutil.rmtree(os.path.join(self.root, ".cache", "seccomp"), ignore_errors=True)
         return given
 
-    def created(self, plan: ContainerPlan) -> None:
+    def created(self, plan: ContainerPlan | PodPlan) -> None:
         compiled = os.path.join(self.root, plan.id, "seccomp.bpf")
         self.filters.learn(plan.spec, compiled, self.filters.compiler(self.command.source))
 

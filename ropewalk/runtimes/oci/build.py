@@ -139,18 +139,21 @@ def init_spec(
     rootfs: str = "rootfs",
     allow: Sequence[str] = (),
     fixed: Mapping[str, str] | None = None,
+    seccomp_profile: bytes | None = None,
 ) -> dict[str, Any]:
     """The container of a pod's own: a built-in read-only root, no capability, nobody's user. It holds a shared PID
     namespace, or stands for the pod in a runtime that has its own kernel.
 
     `namespaces`: pins of the pod that it joins; its PID and mount namespaces are its own. `rootfs`: relative to the
-    bundle, or absolute. `allow`, `fixed`: annotations of the handler's configuration.
+    bundle, or absolute. `allow`, `fixed`: annotations of the handler's configuration. `seccomp_profile`: content of
+    seccomp.profile_file(pod.linux.security_context); as with containerd's pause, the pod's own profile is its filter.
     """
     context = pod.linux.security_context
     maps = usernamespace.of_pod(pod)
     nobody = INIT_USER if maps is None else min(INIT_USER, maps.uids.length - 1, maps.gids.length - 1)
     uid = nobody if context.run_as_user is None else context.run_as_user
     gid = (nobody if uid == nobody else 0) if context.run_as_group is None else context.run_as_group
+    filter = seccomp.build(context, seccomp_profile, capabilities=frozenset(), facts=node)
     score = LinuxContainerResources(oom_score_adj=INIT_OOM_SCORE)
     return {
         "ociVersion": VERSION,
@@ -185,6 +188,7 @@ def init_spec(
             "resources": {"cpu": {"shares": INIT_CPU_SHARES}, "devices": devices.rules([], privileged=False)},
             "maskedPaths": ["/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/firmware"],
             "readonlyPaths": ["/proc/sys", "/proc/sysrq-trigger"],
+            **({} if filter is None else {"seccomp": filter}),
             **({} if maps is None else usernamespace.mappings(maps)),
         },
     }

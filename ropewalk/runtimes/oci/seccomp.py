@@ -16,7 +16,7 @@ from ropewalk import errors
 from ropewalk.runtimes.oci import seccomp_default
 from ropewalk.runtimes.oci.facts import NodeFacts
 from ropewalk.spec.container import LinuxContainerSecurityContext
-from ropewalk.spec.pod import ProfileType, SecurityProfile
+from ropewalk.spec.pod import LinuxSandboxSecurityContext, ProfileType, SecurityProfile
 
 MAX_PROFILE = 1 << 20  # bytes
 EPERM, ENOSYS = 1, 38
@@ -34,6 +34,8 @@ _GOARCH = {
     "s390x": "s390x",
     "loongarch64": "loong64",
 }
+
+Context = LinuxContainerSecurityContext | LinuxSandboxSecurityContext  # of a container, or of a pod's init
 
 Action = Literal[
     "SCMP_ACT_KILL",
@@ -99,7 +101,7 @@ class Profile(Struct, frozen=True, rename="camel"):
     syscalls: list[Syscall] = field(default_factory=list)
 
 
-def choose(security: LinuxContainerSecurityContext) -> SecurityProfile | None:
+def choose(security: Context) -> SecurityProfile | None:
     """The profile that was asked for, by the field or by the deprecated path; None is unconfined, as for everything
     privileged. The reference of a LOCALHOST one comes back as an absolute path."""
     if security.privileged:
@@ -113,7 +115,7 @@ def choose(security: LinuxContainerSecurityContext) -> SecurityProfile | None:
     return SecurityProfile(profile.profile_type, profile.localhost_ref.removeprefix(_LOCALHOST))
 
 
-def profile_file(security: LinuxContainerSecurityContext) -> str:
+def profile_file(security: Context) -> str:
     """The file that the caller must read for `build`, or ""."""
     profile = choose(security)
     return profile.localhost_ref if profile is not None else ""
@@ -143,7 +145,7 @@ def check_path(text: str) -> None:
 
 
 def build(
-    security: LinuxContainerSecurityContext,
+    security: Context,
     profile_json: bytes | None,
     *,
     capabilities: frozenset[str],

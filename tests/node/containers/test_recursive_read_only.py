@@ -47,10 +47,8 @@ async def test_nothing_below_can_be_written(client: cri.Client, run_pod: PodRunn
     for path, code in (("/plain/x", 1), ("/plain/below/x", 0), ("/whole/x", 1), ("/whole/below/y", 1)):
         assert (await client.exec_sync(id, ["touch", path])).exit_code == code, path
     assert os.listdir(tree / "below") == ["x"]
-    offered = {
-        found.name: found.features.recursive_read_only_mounts for found in (await client.status()).runtime_handlers
-    }
-    assert offered == dict.fromkeys(("", *HANDLERS), True)
+    told = (await client.status()).runtime_handlers
+    assert {found.name for found in told if found.features.recursive_read_only_mounts} >= {"", *HANDLERS}
 
 
 async def test_it_goes_with_readonly_and_private(run_pod: PodRunner, tree: Path) -> None:

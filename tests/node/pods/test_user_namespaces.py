@@ -63,8 +63,8 @@ def pid_of(node: nodes.Node, id: str) -> int:
 
 async def test_the_handlers_offer_them(client: cri.Client) -> None:
     await client.run_pod(workload.pod_spec("probe", linux=linux()))  # it waits for the probes
-    offered = {found.name: found.features.user_namespaces for found in (await client.status()).runtime_handlers}
-    assert offered == dict.fromkeys(("", *HANDLERS), True)
+    offered = {found.name for found in (await client.status()).runtime_handlers if found.features.user_namespaces}
+    assert offered >= {"", *HANDLERS}
     await workload.remove_everything(client)
 
 

@@ -306,12 +306,18 @@ async def test_a_runtime_that_takes_the_streams_at_start(script: Maker) -> None:
     await attached.close()
 
 
+def waiters(monitor: int) -> list[int]:
+    return [pid for pid in process.children(monitor) if b"wait" in process.command_line(pid)]
+
+
 async def test_a_killed_wait_is_run_again(script: Maker) -> None:
     one = script("sleep 0.5; exit 8", {"gvisor": ""})
     await one.create()
     await one.start()
-    (waiter,) = [pid for pid in process.children(one.task.monitor_pid) if b"wait" in process.command_line(pid)]
-    os.kill(waiter, signal.SIGKILL)
+    async with asyncio.timeout(10):
+        while not (waiting := waiters(one.task.monitor_pid)):  # it may not have come to its exec yet
+            await asyncio.sleep(0.01)
+    os.kill(waiting[0], signal.SIGKILL)
     assert await one.end() == 8
 
 

@@ -20,7 +20,7 @@ from ropewalk.pods.records import Container, Pod
 from ropewalk.pods.recovery import Recovery
 from ropewalk.pods.sandboxes import Sandboxes
 from ropewalk.runtimes.apparmor import AppArmor
-from ropewalk.runtimes.handler import Level, Probe
+from ropewalk.runtimes.handler import Level, Node, Probe
 from ropewalk.runtimes.health import Health
 from ropewalk.runtimes.oci.facts import NodeFacts
 from ropewalk.runtimes.registry import Handlers
@@ -69,20 +69,22 @@ class FakeCgroups:
 class Daemon:
     """The pod layer of one daemon."""
 
-    def __init__(self, world: World, database: Database, state: Path, boot_id: str, *, probed: bool) -> None:
+    def __init__(self, world: World, database: Database, state: Path, boot_id: str, name: str, *, probed: bool) -> None:
         self.database = database
+        self.handler = name
         pods = Table(database, "pods", Pod, noun="pod sandbox")
         records = Table(database, "containers", Container, noun="container")
         queues, network, snapshotter = Queues(), FakeNetwork(world), FakeSnapshotter(world)
-        handlers = Handlers({"crun": FakeHandler(world)}, default="crun")
+        self.cgroups = FakeCgroups()
+        cgroups: Any = self.cgroups
+        fake = FakeHandler(world)
+        fake.name = name
+        handlers = Handlers({name: fake}, default=name, node=Node(str(state), cgroups))
         self.health = Health(handlers)
         if probed:
             self.probed()
-        self.cgroups = FakeCgroups()
-        cgroups: Any = self.cgroups
         images: Any = FakeImages()
         place: dict[str, Any] = {"state": str(state), "boot_id": boot_id}
-        name = "ropewalk-test"
         self.containers = Containers(
             records,
             pods,
@@ -107,7 +109,7 @@ class Daemon:
             self.health,
             Offload(),
             node=NodeFacts(),
-            instance=name,
+            instance="ropewalk-test",
             **place,
         )
         self.recovery = Recovery(
@@ -123,7 +125,7 @@ class Daemon:
         )
 
     def probed(self) -> None:
-        self.health.note("crun", Probe(Level.WORKS))
+        self.health.note(self.handler, Probe(Level.WORKS))
 
     async def close(self) -> None:
         await self.sandboxes.close()
@@ -138,10 +140,11 @@ class Bench:
         self._path = tmp_path
         self._database = Database(str(tmp_path / "state.db"))
         self.boot_id = "boot-1"
+        self.handler = "crun"  # the only one that is configured
         self.daemon = self._new()
 
     def _new(self, *, probed: bool = True) -> Daemon:
-        return Daemon(self.world, self._database, self._path, self.boot_id, probed=probed)
+        return Daemon(self.world, self._database, self._path, self.boot_id, self.handler, probed=probed)
 
     async def restart(self, *, adopt: bool = True, probed: bool = True) -> Daemon:
         """Kill -9: tasks vanish without undoing anything. Then a new daemon."""

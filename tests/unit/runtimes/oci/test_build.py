@@ -7,9 +7,10 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from ropewalk import errors
-from ropewalk.runtimes.oci import build, facts
+from ropewalk.runtimes.oci import build, facts, seccomp
 from ropewalk.spec import container, image, pod
 from tests.unit.runtimes.oci import golden, samples
 
@@ -111,6 +112,27 @@ def test_golden_init() -> None:
         node=facts.NodeFacts(),
     )
     golden.check("init", spec)
+
+
+def test_the_filter_of_an_init_is_the_one_its_pod_asks_for() -> None:
+    """As containerd's pause: none if nothing is said, none if privileged."""
+
+    def filter(profile: bytes | None = None, **fields: Any) -> Any:
+        asked = pod.LinuxSandboxSecurityContext(**fields)
+        spec = replace(samples.pod_spec(pid=MODE.POD), linux=pod.LinuxPodSandboxConfig(security_context=asked))
+        made = build.init_spec(
+            spec, id="p", namespaces={}, cgroup_path="/p", node=facts.NodeFacts(), seccomp_profile=profile
+        )
+        return made["linux"].get("seccomp")
+
+    default = pod.SecurityProfile(pod.ProfileType.RUNTIME_DEFAULT)
+    assert filter() is None
+    assert filter(seccomp=pod.SecurityProfile(pod.ProfileType.UNCONFINED)) is None
+    assert filter(seccomp=default, privileged=True) is None
+    assert filter(seccomp=default) == seccomp.default_profile(frozenset(), facts.NodeFacts().architecture)
+    assert filter(seccomp_profile_path="runtime/default") == filter(seccomp=default)
+    own = pod.SecurityProfile(pod.ProfileType.LOCALHOST, "/p.json")
+    assert filter(b'{"defaultAction": "SCMP_ACT_LOG"}', seccomp=own)["defaultAction"] == "SCMP_ACT_LOG"
 
 
 def test_every_spec_states_the_oldest_version_and_no_hooks() -> None:
