@@ -190,3 +190,10 @@ def test_what_the_kernel_refuses_names_file_and_value(tree: Tree, error: int, ki
     with pytest.raises(errors.RopewalkError, match=r"memory\.limit_in_bytes cannot be set to 5") as caught:
         tree.cgroups.update("/pod", LinuxContainerResources(memory_limit_in_bytes=5))
     assert caught.value.kind is kind
+
+
+def test_a_cgroup_that_is_made_for_some_controllers_is_made_for_no_other(tree: Tree) -> None:
+    tree.cgroups.make("/pod/leaf", controllers=["cpu", "memory"])
+    assert sorted(path.parent.parent.name for path in tree.root.glob("*/pod/leaf")) == ["cpu", "memory"]
+    tree.cgroups.add("/pod/leaf", 7, controllers=["cpu", "memory"])
+    assert tree.writes == [("cgroup.procs", "7")] * 2
