@@ -12,6 +12,7 @@ files: <root>/<id>_sandbox:<pod>.{state,lock}.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import glob
 import logging
@@ -29,7 +30,7 @@ from msgspec import Struct, structs
 from ropewalk import ids, steps
 from ropewalk.errors import RopewalkError, Unsupported, WrongState
 from ropewalk.linux import cgroup, mount, process
-from ropewalk.runtimes import streams
+from ropewalk.runtimes import handler, streams
 from ropewalk.runtimes.drivers import bundle, command, init, oci
 from ropewalk.runtimes.drivers.runsc import forward, inside, sentry
 from ropewalk.runtimes.drivers.runsc import spec as specs
@@ -91,10 +92,16 @@ class State(Struct, frozen=True):
 
 
 class Driver(oci.Driver):
-    """See the module's essay. `facts` are those of the last probe."""
+    """See the module's essay. `facts` are those of the last probe; while one tries others, no pod is made by them:
+    `settled`."""
 
     facts = Facts()
     flags: Sequence[str] = ()  # of the configuration
+
+    def __init__(self, config: handler.Config, node: handler.Node, programs: oci.Programs, *, name: str = "") -> None:
+        super().__init__(config, node, programs, name=name)
+        self.settled = asyncio.Event()
+        self.settled.set()
 
     def learn(self, facts: Facts) -> None:
         self.facts = facts
@@ -113,6 +120,7 @@ class Driver(oci.Driver):
         return True
 
     async def create_pod(self, plan: PodPlan) -> Task:
+        await self.settled.wait()
         task = await self.boot(plan, network="sandbox" if plan.netns else "host")
         limits = plan.pod.linux.resources
         if limits is not None:
@@ -126,6 +134,7 @@ class Driver(oci.Driver):
         """A Sentry with the pod's own container running in it."""
         own = self._bundle(plan.id)
         flags = [f"--network={network}", *scope.flags(plan.cgroup)]
+        mounts = self._start_mounts(network)
         with oci.explained(plan.id):
             own.make(bundle.Record(runtime=self.name, cgroup=plan.cgroup))
             steps.checkpoint("bundle:made")
@@ -135,9 +144,7 @@ class Driver(oci.Driver):
             verb = ("create", "--bundle", own.directory, "--pid-file", own.pid_file, plan.id)
             await self.command.run(plan.id, *verb, timeout=oci.START_SECONDS, flags=flags)
             steps.checkpoint("sentry:created")
-            await self.command.run(
-                plan.id, "start", plan.id, timeout=oci.START_SECONDS, flags=flags, mounts=self._start_mounts(network)
-            )
+            await self.command.run(plan.id, "start", plan.id, timeout=oci.START_SECONDS, flags=flags, mounts=mounts)
             steps.checkpoint("sentry:started")
             task = own.read_init()
             own.write_task(task)

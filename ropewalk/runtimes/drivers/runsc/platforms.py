@@ -77,6 +77,7 @@ def parse_build(helped: str, flags: str) -> Build:
 async def _run(driver: runsc.Driver, facts: runsc.Facts) -> tuple[runsc.Facts, str]:
     """A Sentry with a network namespace of its own, and a command in it. The driver has the facts under test."""
     before = driver.facts
+    driver.settled.clear()
     try:
         driver.learn(facts)
         try:
@@ -89,6 +90,7 @@ async def _run(driver: runsc.Driver, facts: runsc.Facts) -> tuple[runsc.Facts, s
         return facts, f"{await _try(driver)}, with /proc/sys/net hidden from runsc"
     finally:
         driver.learn(before)
+        driver.settled.set()
 
 
 async def _try(driver: runsc.Driver) -> str:

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ropewalk.errors import RopewalkError
+from ropewalk.linux import cgroup
 from ropewalk.runtimes.drivers.runsc import driver, platforms
+from ropewalk.runtimes.handler import Node, PodPlan, Task
 from ropewalk.runtimes.handlers import runsc
+from ropewalk.spec.pod import PodSpec
 
 HELP = """Usage: runsc <flags> <subcommand> <subcommand args>
 
@@ -40,3 +50,29 @@ def test_only_a_sandbox_network_needs_the_sysctls_hidden() -> None:
     assert made._start_mounts("host") is None
     made.facts = driver.Facts()
     assert made._start_mounts("sandbox") is None
+
+
+async def test_no_pod_is_made_by_what_a_probe_tries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after `ropewalk runtimes --probe`: systrap does not work here, and pods have ptrace."""
+    made = runsc.Handler(runsc.Config(), Node(str(tmp_path), cgroup.detect()))
+    made.learn(driver.Facts(platform="ptrace"))
+    trying, decided = asyncio.Event(), asyncio.Event()
+
+    async def attempt(_: runsc.Handler) -> str:
+        trying.set()
+        await decided.wait()
+        raise RopewalkError("systrap does not run")
+
+    async def boot(_: PodPlan, **__: Any) -> Task:
+        return Task(len(made.facts.platform), 0)
+
+    monkeypatch.setattr(platforms, "_try", attempt)
+    monkeypatch.setattr(made, "boot", boot)
+    probing = asyncio.ensure_future(platforms._run(made, driver.Facts(platform="systrap")))
+    await trying.wait()
+    making = asyncio.ensure_future(made.create_pod(PodPlan("p", PodSpec(), {}, cgroup="/p", parent="/")))
+    await asyncio.sleep(0)
+    decided.set()
+    assert (await making).pid == len("ptrace")
+    with pytest.raises(RopewalkError):
+        await probing
