@@ -190,3 +190,11 @@ def test_what_the_kernel_refuses_names_file_and_value(tree: Tree, error: int, ki
     with pytest.raises(errors.RopewalkError, match=r"memory\.limit_in_bytes cannot be set to 5") as caught:
         tree.cgroups.update("/pod", LinuxContainerResources(memory_limit_in_bytes=5))
     assert caught.value.kind is kind
+
+
+def test_a_move_is_expected_by_moving_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = Tree(tmp_path, *CONTROLLERS)
+    monkeypatch.setattr(cgroup, "read", lambda path: b"4:memory:/other\n3:pids,misc:/pod\n0::/\n")
+    tree.put("pids", "cgroup.procs")
+    tree.cgroups.expect_move().join()
+    assert (tmp_path / "pids/pod/cgroup.procs").read_text() == "0"
