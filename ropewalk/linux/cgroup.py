@@ -82,8 +82,9 @@ class Cgroups(ABC):
         """The directory of `path` in each hierarchy, whether or not it exists."""
 
     @abstractmethod
-    def make(self, path: str) -> None:
-        """Create the cgroup and its ancestors in every hierarchy, ready to take processes; idempotent."""
+    def make(self, path: str, *, controllers: Iterable[str] | None = None) -> None:
+        """Create the cgroup and its ancestors, ready to take processes; idempotent. v1: in every hierarchy, or in
+        those that `add` needs for `controllers`."""
 
     @abstractmethod
     def add(self, path: str, pid: int, *, controllers: Iterable[str] | None = None) -> None:

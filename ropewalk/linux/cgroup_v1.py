@@ -56,12 +56,13 @@ class CgroupsV1(cgroup.Cgroups):
     def directories(self, path: str) -> list[str]:
         roots = [*self._roots, self._unified] if self._unified else self._roots
         below = cgroup.relative(path)
-        return [os.path.join(root, below) for root in roots]
+        return [f"{root}/{below}" for root in roots]
 
-    def make(self, path: str) -> None:
+    def make(self, path: str, *, controllers: Iterable[str] | None = None) -> None:
         below = cgroup.relative(path)
         cpuset = self._hierarchies.get("cpuset")
-        for root in dict.fromkeys([*self._roots, *self._tracking]):
+        roots = self._roots if controllers is None else [self._hierarchies[name] for name in controllers]
+        for root in dict.fromkeys([*roots, *self._tracking]):
             if root == cpuset:
                 _make_cpuset(root, below)
             else:

@@ -47,7 +47,7 @@ class CgroupsV2(cgroup.Cgroups):
     def directories(self, path: str) -> list[str]:
         return [self.directory(path)]
 
-    def make(self, path: str) -> None:
+    def make(self, path: str, *, controllers: Iterable[str] | None = None) -> None:
         """What a slice gives to its children is systemd's to decide."""
         here = self._root
         for part in cgroup.relative(path).split("/"):

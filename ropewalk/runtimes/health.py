@@ -161,11 +161,16 @@ class Health:
             return None
 
     async def _recall(self, name: str) -> bool:
-        """Whether an earlier daemon's probe still holds; it is taken over."""
+        """Whether an earlier daemon's probe still holds; it is taken over. A handler that cannot be prepared is left
+        to its probe, which says why: it keeps nobody else from theirs."""
         handler, kept = self._handlers[name], self._read(name)
         if kept is None or kept.key != key(handler, self._layout):
             return False
-        await handler.prepare()
+        try:
+            await handler.prepare()
+        except Exception as error:
+            log.warning("a handler cannot be prepared", extra={"handler": name}, exc_info=error)
+            return False
         handler.recall(kept.probe, kept.capabilities)
         self._keys[name] = kept.key
         self.note(name, kept.probe)

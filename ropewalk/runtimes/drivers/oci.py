@@ -277,16 +277,22 @@ class Driver(handler.Handler):
 
     async def exec_stream(self, id: str, task: Task, process: dict[str, Any], *, tty: bool) -> streams.Streams:
         own = self._bundle(id)
+        path = own.read_record().cgroup
         name = f"exec-{secrets.token_hex(4)}"
         mark = execution.new_mark()
-        made = await interactive.start(
-            self.command,
-            id,
-            execution.marked({**process, "terminal": tty}, mark),
-            pid_file=own.path(f"{name}.pid"),
-            console=os.path.join(self.sockets, name),
-        )
-        made.end = functools.partial(execution.end, self.cgroups, own.read_record().cgroup, mark=mark)
+        try:
+            made = await interactive.start(
+                self.command,
+                id,
+                execution.marked({**process, "terminal": tty}, mark),
+                pid_file=own.path(f"{name}.pid"),
+                console=os.path.join(self.sockets, name),
+            )
+        except BaseException:  # it may have begun all the same, and nobody has it
+            if path:
+                await asyncio.shield(asyncio.ensure_future(execution.kill_marked(self.cgroups, path, mark)))
+            raise
+        made.end = functools.partial(execution.end, self.cgroups, path, mark=mark)
         return made
 
     async def attach(self, id: str, task: Task) -> streams.Streams:

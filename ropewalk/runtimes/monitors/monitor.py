@@ -101,5 +101,5 @@ class Monitor(ABC):
         try:
             self.cgroups.add(path, pid, controllers=self.controllers)
         except FileNotFoundError:
-            self.cgroups.make(path)
+            self.cgroups.make(path, controllers=self.controllers)
             self.cgroups.add(path, pid, controllers=self.controllers)

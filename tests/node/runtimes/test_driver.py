@@ -12,6 +12,7 @@ import pytest
 
 from ropewalk.errors import Kind, RopewalkError
 from ropewalk.linux import mount, spawn
+from ropewalk.runtimes.drivers import execution
 from ropewalk.runtimes.handlers import crun
 from ropewalk.storage.snapshotter import Mount
 from tests.fakes.boxes import Place, run
@@ -129,3 +130,23 @@ async def test_a_ready_made_seccomp_filter_is_the_same_filter(place: Place) -> N
     assert programs[0] == programs[1]
     assert refusals[0] == refusals[1]
     assert b"Function not implemented" in refusals[0]
+
+
+@pytest.mark.parametrize("tty", [False, True])
+async def test_a_caller_that_leaves_while_its_command_begins(
+    place: Place, monkeypatch: pytest.MonkeyPatch, *, tty: bool
+) -> None:
+    handler = crun.Handler(crun.Config(), place.node)
+    box = await run(handler, place.plan("sleep", "100"))
+
+    def leave(*_: object) -> None:
+        assert len(place.node.cgroups.processes(box.plan.cgroup)) == 2
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(execution, "adopt", leave)
+    description = {"user": {"uid": 0, "gid": 0}, "args": ["sleep", "200"], "env": ["PATH=/bin"], "cwd": "/"}
+    with pytest.raises(asyncio.CancelledError):
+        await handler.exec_stream(box.id, box.task, description, tty=tty)
+    assert place.node.cgroups.processes(box.plan.cgroup) == [box.task.pid]
+    await box.delete()
+    assert place.found() == []

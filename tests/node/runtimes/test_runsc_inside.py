@@ -9,6 +9,7 @@ import signal
 import socket
 import struct
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from msgspec import structs
@@ -16,6 +17,7 @@ from msgspec import structs
 from ropewalk.errors import Kind, RopewalkError, Unsupported
 from ropewalk.linux import namespaces
 from ropewalk.runtimes import trial
+from ropewalk.runtimes.drivers import execution
 from ropewalk.runtimes.handler import ContainerPlan, PodPlan
 from ropewalk.runtimes.handlers import runsc
 from ropewalk.runtimes.streams import Streams
@@ -83,6 +85,27 @@ async def test_closing_the_streams_ends_the_command(handler: runsc.Handler, plac
     one = await handler.exec_stream(box.id, box.task, {**process, "env": ["PATH=/bin"], "cwd": "/"}, tty=tty)
     await says(one, b"on")
     await one.close()
+    await only_init(handler, box)
+    await box.delete()
+
+
+async def test_a_caller_that_leaves_while_its_command_begins(
+    handler: runsc.Handler,
+    place: Place,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    box = await run(handler, place.plan(*INIT))
+    begun: list[int] = []
+
+    def leave(pid_file: str, _: object) -> None:
+        begun.append(int(Path(pid_file).read_text()))
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(execution, "adopt", leave)
+    process = {"user": {"uid": 0, "gid": 0}, "args": ["sh", "-c", "tail -f /dev/null"], "env": ["PATH=/bin"]}
+    with pytest.raises(asyncio.CancelledError):
+        await handler.exec_stream(box.id, box.task, {**process, "cwd": "/"}, tty=False)
+    assert begun
     await only_init(handler, box)
     await box.delete()
 

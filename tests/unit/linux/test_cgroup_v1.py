@@ -198,3 +198,10 @@ def test_a_move_is_expected_by_moving_nowhere(tmp_path: Path, monkeypatch: pytes
     tree.put("pids", "cgroup.procs")
     tree.cgroups.expect_move().join()
     assert (tmp_path / "pids/pod/cgroup.procs").read_text() == "0"
+
+
+def test_a_cgroup_that_is_made_for_some_controllers_is_made_for_no_other(tree: Tree) -> None:
+    tree.cgroups.make("/pod/leaf", controllers=["cpu", "memory"])
+    assert sorted(path.parent.parent.name for path in tree.root.glob("*/pod/leaf")) == ["cpu", "memory"]
+    tree.cgroups.add("/pod/leaf", 7, controllers=["cpu", "memory"])
+    assert tree.writes == [("cgroup.procs", "7")] * 2

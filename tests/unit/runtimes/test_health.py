@@ -131,6 +131,21 @@ async def test_a_restart_does_not_pay_for_what_is_known(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "probes") == ["x.json"]
 
 
+async def test_a_known_handler_that_cannot_be_prepared_keeps_nobody_waiting(tmp_path: Path) -> None:
+    class Broken(Fake):
+        async def prepare(self) -> None:
+            await super().prepare()
+            if self.prepared <= broken:
+                raise OSError("no room")
+
+    for broken, asked in ((0, 1), (1, 1), (2, 0)):
+        handlers = {"broken": Broken(WORKS), "other": Fake(WORKS)}
+        async with running(Health(handlers, directory=str(tmp_path)), handlers) as health:
+            assert handlers["broken"].asked == asked
+            assert health.probe("other").works
+            assert health.probe("broken").works == (broken < 2)
+
+
 @pytest.mark.parametrize("change", ["program", "config", "kernel", "boot", "cgroups", "torn"])
 async def test_what_it_depends_on_is_probed_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
     program = tmp_path / "program"

@@ -62,8 +62,18 @@ async def start(
         made = await interactive.start(runtime, id, description, pid_file=pid_file, console=console, options=options)
         made.end = functools.partial(end, runtime, id, _read_pid(inner_file))
         return made
+    except BaseException:  # it may have begun all the same, and nobody has it
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            await asyncio.shield(asyncio.ensure_future(_abandon(runtime, id, _read_pid(inner_file))))
+        raise
     finally:
         execution.forget(inner_file)
+
+
+async def _abandon(runtime: command.Command, id: str, root: int) -> None:
+    with contextlib.suppress(TimeoutError, RopewalkError):  # the container may have ended meanwhile
+        async with asyncio.timeout(END_SECONDS):
+            await kill_tree(runtime, id, root)
 
 
 def _read_pid(path: str) -> int:

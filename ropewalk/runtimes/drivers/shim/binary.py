@@ -282,7 +282,7 @@ def put(cgroups: cgroup.Cgroups, path: str, pid: int) -> None:
         try:
             cgroups.add(path, pid, controllers=accounted)
         except FileNotFoundError:
-            cgroups.make(path)
+            cgroups.make(path, controllers=accounted)
             cgroups.add(path, pid, controllers=accounted)
 
 

@@ -42,7 +42,6 @@ class Events:
         """Idempotent. Whoever has the state directory has what lies in it: a socket there is a dead daemon's."""
         if self._started:
             return
-        self._started = True
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path)
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -53,6 +52,7 @@ class Events:
             raise Invalid(
                 f"cannot listen on {self.path}: {error}", hint="the state directory's path is long"
             ) from error
+        self._started = True
         os.chmod(self.path, 0o600)
         listening.listen(BACKLOG)
         await self._server.start(listening)

@@ -86,3 +86,14 @@ async def test_a_dead_daemons_socket_is_taken_over(listening: events.Events) -> 
 async def test_a_path_too_long_is_said(tmp_path: Path) -> None:
     with pytest.raises(Invalid, match="cannot listen"):
         await events.Events(str(tmp_path / ("x" * 120))).start()
+
+
+async def test_what_failed_to_start_is_not_started(tmp_path: Path) -> None:
+    later = events.Events(str(tmp_path / "absent/e"))
+    for _ in range(2):
+        with pytest.raises(Invalid, match="cannot listen"):
+            await later.start()
+    (tmp_path / "absent").mkdir()
+    await later.start()
+    assert os.path.exists(later.path)
+    await later.close()
