@@ -3,6 +3,7 @@
     ./dev bench [NAME...] [--against containerd|nothing] [--pairs N] [--quick] [--json FILE] [--list]
     ./dev bench monitors        ropewalk-monitor beside conmon, on crun alone
     ./dev bench gvisor          a pod on runsc beside runsc by hand; what 200 pods leave
+    ./dev bench timeline        where the time of a pod goes, step by step
 
 Both run privately, each in a cgroup of its own, with the same client, images, seccomp and capabilities (compared before
 anything is timed), and take turns. Without a containerd on PATH it says so and measures Ropewalk alone. Figures of a
@@ -20,7 +21,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench import accounting, bars, cni, containerd, gvisor, images, likeness, monitors, report, runner
+from bench import accounting, bars, cni, containerd, gvisor, images, likeness, monitors, report, runner, timeline
 from bench.measures import MEASURES, Measure
 from bench.side import Ropewalk, Side, prepare
 from tools import images as test_images
@@ -112,6 +113,8 @@ def main() -> int:
         return monitors.main()
     if sys.argv[1:] == ["gvisor"]:
         return gvisor.main()
+    if sys.argv[1:] == ["timeline"]:
+        return timeline.main()
     given = arguments()
     if given.list:
         print(report.table([(m.name, m.unit, str(bars.BARS.get(m.name) or "-"), m.text) for m in MEASURES.values()]))

@@ -12,6 +12,7 @@ import errno
 import itertools
 import os
 import signal
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
@@ -89,6 +90,25 @@ class Cgroups(ABC):
     def add(self, path: str, pid: int, *, controllers: Iterable[str] | None = None) -> None:
         """Move a process (all threads) into an existing cgroup. v1: only of the hierarchies of `controllers`, if given
         (each move costs, a monitor needs few), and of those by which systemd knows whose a process is."""
+
+    @abstractmethod
+    def own(self) -> str:
+        """The directory of this process's own cgroup, in one of the hierarchies."""
+
+    def expect_move(self) -> threading.Thread:
+        """Say some milliseconds ahead that a process is going to be moved, by us or by a runtime.
+
+        A move excludes every fork and exit meanwhile, and the kernel makes that cheap for those by having the move wait
+        for an RCU grace period, 5 to 15 ms, unless another move was moments ago (cgroup_threadgroup_rwsem in
+        kernel/cgroup/cgroup.c, kernel/rcu/sync.c). So this process is moved to where it is, in a thread: the grace
+        period passes while the caller prepares. Where that is not allowed, moves are as slow as they were."""
+        thread = threading.Thread(target=self._move_nowhere, name="move", daemon=True)
+        thread.start()
+        return thread
+
+    def _move_nowhere(self) -> None:
+        with contextlib.suppress(OSError, errors.RopewalkError):  # a cgroup namespace may not show where we are
+            write(f"{self.own()}/cgroup.procs", "0")  # the writer itself
 
     @abstractmethod
     def stats(self, path: str) -> CgroupStats | None:
@@ -205,6 +225,15 @@ def detect(mountinfo: str = "/proc/self/mountinfo") -> Cgroups:
     raise errors.Unsupported(
         "no cgroup hierarchy is mounted", hint="mount -t cgroup2 cgroup2 /sys/fs/cgroup, or start systemd"
     )
+
+
+def own_path(controller: str = "") -> str:
+    """Of this process's cgroup, in the v1 hierarchy of `controller`, "" for v2's: cgroups(7), /proc/PID/cgroup."""
+    for line in read("/proc/self/cgroup").decode().splitlines():
+        _, names, path = line.split(":", 2)
+        if controller in names.split(","):
+            return path
+    return "/"
 
 
 def relative(path: str) -> str:

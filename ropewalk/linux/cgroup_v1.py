@@ -75,6 +75,9 @@ class CgroupsV1(cgroup.Cgroups):
         for directory in dict.fromkeys(joined):
             cgroup.write(os.path.join(directory, "cgroup.procs"), str(pid))
 
+    def own(self) -> str:
+        return self.directory(cgroup.own_path("pids"), "pids")
+
     def stats(self, path: str) -> cgroup.CgroupStats | None:
         detail = self._read(path, "memory", "memory.stat")
         cpu = self._read(path, "cpuacct", "cpuacct.usage")

@@ -60,6 +60,9 @@ class CgroupsV2(cgroup.Cgroups):
     def add(self, path: str, pid: int, *, controllers: Iterable[str] | None = None) -> None:
         cgroup.write(os.path.join(self.directory(path), "cgroup.procs"), str(pid))
 
+    def own(self) -> str:
+        return self.directory(cgroup.own_path())
+
     def stats(self, path: str) -> cgroup.CgroupStats | None:
         directory = self.directory(path)
         cpu = self.held.read(f"{directory}/cpu.stat")

@@ -104,6 +104,7 @@ class Sandboxes:
         return await self._flights.join(key, lambda: self._run(spec, handler.name))
 
     async def _run(self, spec: PodSpec, handler: str) -> Pod:
+        self._cgroups.expect_move()  # of its first container's monitor, which kubelet asks for at once
         left = self._find(identity.pod_key(spec))
         if left is not None:
             await self.undo(left.id)

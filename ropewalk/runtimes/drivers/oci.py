@@ -84,6 +84,7 @@ class Driver(handler.Handler):
     # Making
 
     async def create(self, plan: ContainerPlan) -> Task:
+        self.cgroups.expect_move()
         own = self._bundle(plan.id)
         with explained(plan.id):
             record = bundle.Record(runtime=self.name, pod=plan.pod_id, cgroup=plan.cgroup, log_path=plan.log_path)
@@ -136,6 +137,7 @@ class Driver(handler.Handler):
 
     async def run_init(self, plan: PodPlan) -> Task:
         """The pod's own container: a built-in read-only root file system, no monitor."""
+        self.cgroups.expect_move()
         own = self._bundle(plan.id)
         with explained(plan.id):
             own.make(bundle.Record(runtime=self.name, cgroup=plan.cgroup))

@@ -192,6 +192,14 @@ def test_what_the_kernel_refuses_names_file_and_value(tree: Tree, error: int, ki
     assert caught.value.kind is kind
 
 
+def test_a_move_is_expected_by_moving_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = Tree(tmp_path, *CONTROLLERS)
+    monkeypatch.setattr(cgroup, "read", lambda path: b"4:memory:/other\n3:pids,misc:/pod\n0::/\n")
+    tree.put("pids", "cgroup.procs")
+    tree.cgroups.expect_move().join()
+    assert (tmp_path / "pids/pod/cgroup.procs").read_text() == "0"
+
+
 def test_a_cgroup_that_is_made_for_some_controllers_is_made_for_no_other(tree: Tree) -> None:
     tree.cgroups.make("/pod/leaf", controllers=["cpu", "memory"])
     assert sorted(path.parent.parent.name for path in tree.root.glob("*/pod/leaf")) == ["cpu", "memory"]

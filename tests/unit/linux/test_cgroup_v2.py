@@ -162,3 +162,19 @@ def test_unified_settings_must_be_settings_of_this_cgroup(root: Path, key: str) 
 def test_an_update_of_what_is_gone_is_not_found(root: Path) -> None:
     with pytest.raises(errors.NotFound):
         CgroupsV2(str(root)).update("/gone", LinuxContainerResources(cpu_shares=2))
+
+
+def test_a_move_is_expected_by_moving_nowhere(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cgroup, "read", lambda path: b"1:name=x:/a\n0::/system.slice/ropewalk.service\n")
+    file = root / "system.slice/ropewalk.service/cgroup.procs"
+    CgroupsV2(str(root)).expect_move().join()  # without the file, nothing is raised
+    file.parent.mkdir(parents=True)
+    file.write_text("")
+    CgroupsV2(str(root)).expect_move().join()
+    assert file.read_text() == "0"
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_where_we_are_may_not_be_shown(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cgroup, "read", lambda path: b"0::/../elsewhere\n")
+    CgroupsV2(str(root)).expect_move().join()

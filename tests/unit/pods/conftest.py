@@ -53,6 +53,9 @@ class FakeCgroups:
         self.killed: list[str] = []
         self.present: list[str] = []
 
+    def expect_move(self) -> None:
+        """Nothing is moved here."""
+
     async def remove(self, path: str) -> None:
         """Nothing is made, so nothing is left."""
 

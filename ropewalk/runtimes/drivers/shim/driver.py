@@ -277,6 +277,7 @@ class Driver(handler.Handler):
     # Containers
 
     async def create(self, plan: ContainerPlan) -> Task:
+        self.cgroups.expect_move()
         own = self.bundle(plan.id)
         with oci.explained(plan.id):
             own.make(bundle.Record(runtime=self.name, cgroup=plan.cgroup, log_path=plan.log_path))
