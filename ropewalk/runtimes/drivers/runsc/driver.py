@@ -120,7 +120,8 @@ class Driver(oci.Driver):
         return True
 
     async def create_pod(self, plan: PodPlan) -> Task:
-        await self.settled.wait()
+        while not self.settled.is_set():  # the next trial may have begun at once
+            await self.settled.wait()
         task = await self.boot(plan, network="sandbox" if plan.netns else "host")
         limits = plan.pod.linux.resources
         if limits is not None:

@@ -61,6 +61,7 @@ async def test_no_pod_is_made_by_what_a_probe_tries(tmp_path: Path, monkeypatch:
     async def attempt(_: runsc.Handler) -> str:
         trying.set()
         await decided.wait()
+        await asyncio.sleep(0)
         raise RopewalkError("systrap does not run")
 
     async def boot(_: PodPlan, **__: Any) -> Task:
@@ -68,11 +69,16 @@ async def test_no_pod_is_made_by_what_a_probe_tries(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(platforms, "_try", attempt)
     monkeypatch.setattr(made, "boot", boot)
-    probing = asyncio.ensure_future(platforms._run(made, driver.Facts(platform="systrap")))
+
+    async def probe() -> None:
+        for platform in ("systrap", "kvm"):
+            with pytest.raises(RopewalkError):
+                await platforms._run(made, driver.Facts(platform=platform))
+
+    probing = asyncio.ensure_future(probe())
     await trying.wait()
     making = asyncio.ensure_future(made.create_pod(PodPlan("p", PodSpec(), {}, cgroup="/p", parent="/")))
     await asyncio.sleep(0)
     decided.set()
     assert (await making).pid == len("ptrace")
-    with pytest.raises(RopewalkError):
-        await probing
+    await probing
