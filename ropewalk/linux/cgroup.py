@@ -280,12 +280,13 @@ def read(path: str) -> bytes:
 
 
 def write(path: str, value: str) -> None:
-    """Write a cgroup file. OSError names the file: ENOENT, EINVAL, EBUSY, ..."""
+    """Write a cgroup file. OSError names the file: ENOENT (its cgroup may go while it is open), EINVAL, EBUSY, ..."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, value.encode())
     except OSError as error:
-        raise OSError(error.errno, error.strerror, path) from error
+        number = errno.ENOENT if error.errno == errno.ENODEV else error.errno
+        raise OSError(number, os.strerror(number or 0), path) from error
     finally:
         os.close(fd)
 

@@ -111,7 +111,7 @@ class Node(nodes.Node):
 
     def settles(self, before: set[str], *, pod: str = "") -> None:
         """The kernel has again what it had. The control groups of `pod` may stay: its first container made them."""
-        own = (f"/pod{pod}", f"/ropewalk-monitors-{pod[:12]}") if pod else ("\0",)
+        own = (f"/pod{pod}", f"-pod{pod}.slice", f"/ropewalk-monitors-{pod[:12]}") if pod else ("\0",)
 
         def difference() -> list[str]:
             return kernel.missing_and_added(before, {a for a in self.lines() if a in before or not a.endswith(own)})

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -178,3 +180,16 @@ def test_a_move_is_expected_by_moving_nowhere(root: Path, monkeypatch: pytest.Mo
 def test_where_we_are_may_not_be_shown(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cgroup, "read", lambda path: b"0::/../elsewhere\n")
     CgroupsV2(str(root)).expect_move().join()
+
+
+async def test_a_cgroup_that_goes_while_it_is_killed_is_gone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel says ENODEV to who had the file open."""
+    put(root, cgroup__kill="", cgroup__procs="")
+
+    def gone(fd: int, data: bytes) -> int:
+        raise OSError(errno.ENODEV, "No such device")
+
+    monkeypatch.setattr(os, "write", gone)
+    await CgroupsV2(str(root)).kill("/pod")
+    with pytest.raises(FileNotFoundError, match=r"cgroup\.kill"):
+        cgroup.write(str(root / "pod/cgroup.kill"), "1")
