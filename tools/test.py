@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -73,11 +74,13 @@ def run_tier(tier: str) -> Outcome:
 
 
 def run_in_vm(directory: Path) -> Outcome:
-    """Two VMs, one after the other: one with Ropewalk installed, and one with the working tree. A suite that did not
-    come to its end is an error."""
-    print("== Ropewalk installed in the lab VM", flush=True)
-    outcome = run_pytest("tests/vm", "-p", "no:cacheprovider", "-v")
-    reports = suites.run(directory)
+    """Two VMs side by side: one with Ropewalk installed, and one with the working tree. A suite that did not come to
+    its end is an error."""
+    print(f"== Ropewalk installed in the lab VM; in a second one: {', '.join(suites.SUITES)} tests", flush=True)
+    with ThreadPoolExecutor(1) as pool:
+        beside = pool.submit(suites.run, directory)
+        outcome = run_pytest("tests/vm", "-p", "no:cacheprovider", "-v")
+        reports = beside.result()
     outcome += Outcome(errors=len(suites.SUITES) - len(reports))
     for report in reports:
         outcome += read_outcome(report)
