@@ -68,8 +68,8 @@ def cgroups(node: nodes.Node) -> Iterator[str]:
     ]
     for hierarchy in hierarchies:
         for top in (hierarchy / node.instance, hierarchy / f"{node.instance.replace('-', '_')}.slice"):
-            yield from (f"cgroup {path}" for path in top.glob("*") if path.is_dir())
-            yield from (f"cgroup {path}" for path in top.glob("*/*") if path.is_dir())
+            yield from (f"cgroup {path}" for path in below(top, "*") if path.is_dir())
+            yield from (f"cgroup {path}" for path in below(top, "*/*") if path.is_dir())
 
 
 def processes(node: nodes.Node) -> Iterator[str]:
