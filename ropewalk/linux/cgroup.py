@@ -264,31 +264,30 @@ def walk(directory: str) -> Iterator[str]:
 
 
 def read(path: str) -> bytes:
-    """A cgroup file; b"" if it or its cgroup is gone (ENODEV: removed while open). One read: they are small."""
+    """A cgroup file; b"" if it or its cgroup is gone (ENODEV: as it is opened, or since). One read: they are small."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return b""
-    try:
-        return os.read(fd, 65536)
+        try:
+            return os.read(fd, 65536)
+        finally:
+            os.close(fd)
     except OSError as error:
-        if error.errno in (errno.ENODEV, errno.EOPNOTSUPP):
+        if error.errno in (errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP):
             return b""
         raise
-    finally:
-        os.close(fd)
 
 
 def write(path: str, value: str) -> None:
     """Write a cgroup file. OSError names the file: ENOENT (its cgroup may go while it is open), EINVAL, EBUSY, ..."""
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
-        os.write(fd, value.encode())
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, value.encode())
+        finally:
+            os.close(fd)
     except OSError as error:
         number = errno.ENOENT if error.errno == errno.ENODEV else error.errno
         raise OSError(number, os.strerror(number or 0), path) from error
-    finally:
-        os.close(fd)
 
 
 def set_value(directory: str, file: str, value: str | int) -> None:
