@@ -23,12 +23,15 @@ def asking(**fields: object) -> pod.LinuxPodSandboxConfig:
     return pod.LinuxPodSandboxConfig(security_context=pod.LinuxSandboxSecurityContext(**context))  # type: ignore[arg-type]
 
 
-WISHES = {
-    "node's network": asking(namespace_options=pod.NamespaceOption(network=NODE, pid=CONTAINER)),
-    "node's processes": asking(namespace_options=pod.NamespaceOption(pid=NODE)),
-    "privileged": asking(privileged=True),
-    "own seccomp profile": asking(seccomp=pod.SecurityProfile(pod.ProfileType.LOCALHOST, "/etc/mine.json")),
-}
+def wishes(profile: Path) -> dict[str, pod.LinuxPodSandboxConfig]:
+    """`profile`: a seccomp profile of the user's."""
+    own = pod.SecurityProfile(pod.ProfileType.LOCALHOST, str(profile))
+    return {
+        "node's network": asking(namespace_options=pod.NamespaceOption(network=NODE, pid=CONTAINER)),
+        "node's processes": asking(namespace_options=pod.NamespaceOption(pid=NODE)),
+        "privileged": asking(privileged=True),
+        "own seccomp profile": asking(seccomp=own),
+    }
 
 
 class Row(NamedTuple):
@@ -56,7 +59,10 @@ async def compare(client: cri.Client, runtime: admin.Runtime, logs: Path) -> Row
     for _ in range(WARM - 1):
         await live(client, runtime.name, logs)
     kernel, took, memory = await live(client, runtime.name, logs)
-    refused = [wish for wish in WISHES if not await granted(client, runtime.name, wish)]
+    profile = logs / "profile.json"
+    profile.write_text('{"defaultAction": "SCMP_ACT_ALLOW"}')
+    asked = wishes(profile)
+    refused = [wish for wish, wanted in asked.items() if not await granted(client, runtime.name, wanted)]
     return Row(runtime.name, runtime.boundary, kernel, took * 1000, memory, refused)
 
 
@@ -76,8 +82,8 @@ async def live(client: cri.Client, handler: str, logs: Path) -> tuple[str, float
         await made.remove()
 
 
-async def granted(client: cri.Client, handler: str, wish: str) -> bool:
-    spec = workload.pod_spec(linux=WISHES[wish], runtime_handler=handler)
+async def granted(client: cri.Client, handler: str, wanted: pod.LinuxPodSandboxConfig) -> bool:
+    spec = workload.pod_spec(linux=wanted, runtime_handler=handler)
     try:
         made = await workload.run_pod(client, spec)
     except RopewalkError as error:
