@@ -148,18 +148,14 @@ def init_spec(
     bundle, or absolute. `allow`, `fixed`: annotations of the handler's configuration. `seccomp_profile`: content of
     seccomp.profile_file(pod.linux.security_context); as with containerd's pause, the pod's own profile is its filter.
     """
-    context = pod.linux.security_context
     maps = usernamespace.of_pod(pod)
-    nobody = INIT_USER if maps is None else min(INIT_USER, maps.uids.length - 1, maps.gids.length - 1)
-    uid = nobody if context.run_as_user is None else context.run_as_user
-    gid = (nobody if uid == nobody else 0) if context.run_as_group is None else context.run_as_group
-    filter = seccomp.build(context, seccomp_profile, capabilities=frozenset(), facts=node)
+    filter = seccomp.build(pod.linux.security_context, seccomp_profile, capabilities=frozenset(), facts=node)
     score = LinuxContainerResources(oom_score_adj=INIT_OOM_SCORE)
     return {
         "ociVersion": VERSION,
         "process": {
             "terminal": False,
-            "user": {"uid": uid, "gid": gid},
+            "user": _init_user(pod, maps),
             "args": list(args),
             "env": [f"PATH={process.DEFAULT_PATH}", "HOME=/"],
             "cwd": "/",
@@ -192,6 +188,15 @@ def init_spec(
             **({} if maps is None else usernamespace.mappings(maps)),
         },
     }
+
+
+def _init_user(pod: PodSpec, maps: usernamespace.Maps | None) -> dict[str, int]:
+    """Whom the pod asks for; else nobody, or the last user that its namespace has."""
+    context = pod.linux.security_context
+    nobody = INIT_USER if maps is None else min(INIT_USER, maps.uids.length - 1, maps.gids.length - 1)
+    uid = nobody if context.run_as_user is None else context.run_as_user
+    gid = (nobody if uid == nobody else 0) if context.run_as_group is None else context.run_as_group
+    return {"uid": uid, "gid": gid}
 
 
 def exec_process(spec: Mapping[str, Any], cmd: Sequence[str], *, tty: bool = False) -> dict[str, Any]:
