@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
 
-from ropewalk.client import cri
+from ropewalk.client import admin, cri
 from tools import images, leftovers, registry, trace, workload
 
 REGISTRIES = ("docker.io", "registry.k8s.io", "k8s.gcr.io", "gcr.io")
@@ -46,6 +46,7 @@ class Node:
     """The daemon as its own process. Methods that speak to it are coroutines of any event loop."""
 
     made: ClassVar[list[Node]] = []  # by this program, for whoever looks after it
+    probes: ClassVar[Path | None] = None  # what an earlier node found of the handlers; a new one begins with it
 
     def __init__(
         self, served: registry.Registry | None, *, config: str = "", environment: dict[str, str] | None = None
@@ -89,6 +90,8 @@ class Node:
     async def start(self) -> float:
         """Start the daemon; seconds until it answers and is ready."""
         before = time.monotonic()
+        if self.probes is not None and not self.has_run:
+            shutil.copytree(self.probes, self.state / "probes", dirs_exist_ok=True)
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command(),
@@ -144,6 +147,12 @@ class Node:
 
     def client(self) -> cri.Client:
         return cri.Client(self.address)
+
+    async def learn(self, probes: Path) -> None:
+        """Try every handler, and keep what was found for Node.probes."""
+        async with admin.Client(self.address) as client:
+            await client.runtimes()  # it waits for the probes
+        shutil.copytree(self.state / "probes", probes)
 
     # The end.
 

@@ -1,5 +1,6 @@
 """Fixtures of the node tests: a private node per file, its registry, and proof that nothing is left.
 
+probes       what works here, found once per run
 registry     Debian's docker-registry with the test images (one per run and worker)
 node         a running daemon of its own; `node.client()` speaks to it, `node.kill()` and `node.restart()` hurt it
 pulled       `node` with the shell image
@@ -11,8 +12,10 @@ trace        the snapshot of the machine before the test file; what is there aft
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,7 +33,26 @@ PodRunner = Callable[..., Awaitable[workload.Pod]]
 
 
 @pytest.fixture(scope="session")
-def registry() -> Iterator[registries.Registry]:
+def probes(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Handlers are tried once in a run, by a node of their own: their trials would be half of what a short test does,
+    and happen in the middle of it. tests/node/daemon/test_probes.py has nodes that try them."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    directory = shared / "probes"
+    with (shared / "probes.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # one worker tries them, the others wait
+        if not directory.exists():
+            asyncio.run(learn(directory))
+    nodes.Node.probes = directory
+
+
+async def learn(directory: Path) -> None:
+    async with nodes.Node(None) as node:
+        await node.learn(directory)
+
+
+@pytest.fixture(scope="session")
+def registry(probes: None) -> Iterator[registries.Registry]:
     with nodes.serving() as running:
         yield running
 

@@ -23,6 +23,15 @@ path = "/bin/false"
 """
 
 
+class Unaware(nodes.Node):
+    """It begins with no probe of an earlier node."""
+
+    probes = None
+
+
+NODE_CLASS = Unaware
+
+
 def calls(node: nodes.Node, method: str) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in node.log(10_000).splitlines()]
     return [line for line in lines if line.get("method") == method]
