@@ -690,7 +690,7 @@ static _Noreturn void run_logger(char **argv) {
     if (!log) usage(false);
     set_up_process(6);
     if (directory && chdir(directory) < 0) fail(directory);
-    if (directory) set_up_files(log);
+    if (directory) set_up_files(*log ? log : NULL);
     else if ((journal.fd = open_log(log)) < 0) fail(log);
     for (int about = STDOUT; about <= STDERR; about++) {
         fds[about] = about + 3;

@@ -259,6 +259,8 @@ class StartFailed(RopewalkError):
     def __init__(self, id: str, path: str, done: spawn.Completed, *, verb: str = "start") -> None:
         said = (done.stderr + b"\n" + done.stdout).decode(errors="replace").strip().splitlines()
         why = said[-1].strip()[:1000] if said else f"exit code {done.code} without a word"
+        if done.code < 0:  # whatever it had said by then
+            why = f"it was ended by signal {-done.code}"
         super().__init__(f"container {ids.short(id)}: `{os.path.basename(path)} {verb}` failed: {why}")
 
 

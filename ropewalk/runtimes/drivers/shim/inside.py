@@ -51,7 +51,7 @@ class Command:
     async def begin(self, *, tty: bool, stdin: bool) -> stdio.Paths:
         """Have it made, not started. RopewalkError, Gone."""
         inside = self.inside
-        paths = stdio.prepare(inside.own, tty=tty, stdin=stdin, output=True, prefix=f"{self.exec_id}.")
+        paths = stdio.prepare(inside.own, tty=tty, stdin=stdin, prefix=f"{self.exec_id}.")
         request = pb.ExecProcessRequest(
             id=inside.id,
             exec_id=self.exec_id,

@@ -107,6 +107,10 @@ class ExecStreams(streams.Streams):
             raise RopewalkError("the command was not started", kind=Kind.STATE)
         try:
             return await asyncio.shield(self._exit)
+        except asyncio.CancelledError:
+            if not self._exit.cancelled():  # the caller's own
+                raise
+            raise RopewalkError("the command was let go, and its shim did not tell its end", kind=Kind.STATE) from None
         except task.Gone as error:
             raise RopewalkError(f"its shim ended: {error}", kind=Kind.UNAVAILABLE) from error
 
@@ -119,7 +123,8 @@ class ExecStreams(streams.Streams):
             output.close()
         if self._exit is None or not self._exit.done():
             await self._command.end()
-        if self._exit is not None:
+        if self._exit is not None:  # asked before the Wait of `end`, which a shim may answer first all the same
+            await asyncio.wait([self._exit], timeout=inside.END_SECONDS)
             self._exit.cancel()
             await asyncio.gather(self._exit, return_exceptions=True)
         await self._command.forget()
@@ -146,7 +151,7 @@ class AttachStreams(attach.Attachment):
     def __init__(self, place: inside.Inside, ended: Callable[[], Awaitable[int]]) -> None:
         logger = place.own.read_logger()
         if logger is None:
-            raise WrongState(f"container {ids.short(place.id)} has no streams: its output is discarded")
+            raise WrongState(f"container {ids.short(place.id)} has no logger: nothing to attach to")
         super().__init__(place.own.directory, Task(0, 0, logger.pid, logger.start), ended)
         self._place = place
         self._input: stdio.Input | None = None
@@ -170,6 +175,8 @@ class AttachStreams(attach.Attachment):
             await self._place.shim.resize(self._place.id, "", width, height)
 
     async def close(self) -> None:
-        if self._input is not None:
+        if self._place.own.is_once():
+            await self.close_stdin()
+        elif self._input is not None:
             self._input.close()
         await super().close()
