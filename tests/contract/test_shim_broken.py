@@ -240,9 +240,33 @@ async def test_an_old_socket_of_the_same_name_is_no_shim(bench: Bench) -> None:
     assert not os.path.exists(path)
 
 
-async def test_the_probe_boots_one(bench: Bench) -> None:
-    probe = await bench.make(Behaviour(sandbox=True)).probe()
-    assert (probe.level, probe.version) == (Level.WORKS, "containerd-shim-fake-v2 0.1")
+@pytest.mark.parametrize(
+    ("complaint", "word"),
+    [
+        ("Unix syslog delivery error", "/dev/log"),
+        ('Cannot find usable config file (config file "/etc/kata-containers/configuration.toml" ...)', "config_path"),
+        ("/etc/kata.toml: host system doesn't support vsock: stat /dev/vhost-vsock: no such file", "vhost_vsock"),
+        ("/etc/kata.toml: file /usr/share/kata-containers/vmlinux.container does not exist", "correct its path"),
+        ("something else", ""),
+    ],
+)
+async def test_what_it_says_comes_with_what_to_do(bench: Bench, complaint: str, word: str) -> None:
+    """Kata 4.1.0's own words, by Create; then nothing of it is left."""
+    handler = bench.make(Behaviour(faults={"Create": f"refuse 2 {complaint}"}))
+    probe = await handler.probe()
+    assert probe.level is Level.PRESENT
+    assert complaint in probe.evidence
+    assert word in probe.advice
+    assert bool(probe.advice) is bool(word)
+    assert bench.place.found() == []
+
+
+@pytest.mark.parametrize(
+    ("info", "version"), [("", "containerd-shim-fake-v2 0.1"), ("4.1.0", "containerd-shim-kata-v2 4.1.0")]
+)
+async def test_the_probe_boots_one(bench: Bench, info: str, version: str) -> None:
+    probe = await bench.make(Behaviour(sandbox=True, info=info)).probe()
+    assert (probe.level, probe.version) == (Level.WORKS, version)
     assert "ran" in probe.evidence
     absent = shim.Handler(shim.Config(path="io.containerd.nothing.v2"), bench.place.node)
     assert (await absent.probe()).level is Level.ABSENT

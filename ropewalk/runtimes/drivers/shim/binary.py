@@ -205,7 +205,11 @@ class Binary:
             return None
 
     async def version(self) -> str:
-        """What `-v` prints, on one line."""
+        """Its name and version: what `-info` tells since containerd 2.0, else what `-v` prints, on one line. Of
+        Kata the latter is the version of a library."""
+        done = await spawn.run([self.path, "-info"], timeout=VERSION_SECONDS)
+        if not done.code and (told := parse_info(done.stdout)):
+            return f"{os.path.basename(self.path)} {told}"
         done = await spawn.run([self.path, "-v"], timeout=VERSION_SECONDS)
         lines = [line.strip() for line in done.stdout.decode(errors="replace").splitlines() if line.strip()]
         if done.code or not lines:
@@ -286,6 +290,14 @@ def put(cgroups: cgroup.Cgroups, path: str, pid: int) -> None:
         except FileNotFoundError:
             cgroups.make(path, controllers=accounted)
             cgroups.add(path, pid, controllers=accounted)
+
+
+def parse_info(answer: bytes) -> str:
+    """The version in a RuntimeInfo, "" if it is none."""
+    try:
+        return pb.RuntimeInfo.FromString(answer).version.version
+    except DecodeError:
+        return ""
 
 
 def parse_answer(answer: bytes, id: str) -> Endpoint:
