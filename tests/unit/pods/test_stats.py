@@ -19,6 +19,7 @@ from ropewalk.spec.container import ContainerSpec
 from ropewalk.spec.pod import PodSpec
 from ropewalk.state.database import Database
 from ropewalk.state.store import Table
+from ropewalk.storage.snapshotter import Usage
 from tests.fakes.world import FakeHandler, FakeSnapshotter, World
 
 
@@ -113,7 +114,7 @@ def kept(node: Node) -> set[str]:
 
 
 def cpu(found: list[stats.ContainerStats]) -> dict[str, int | None]:
-    return {each.container.id: each.cgroup and each.cgroup.cpu_usage_ns for each in found}
+    return {each.container.id: each.cgroup.cpu_usage_ns if each.cgroup else None for each in found}
 
 
 async def test_handlers_that_hang_are_asked_side_by_side_and_not_waited_for(
@@ -143,10 +144,10 @@ async def test_a_layer_that_is_gone_already_has_no_bytes(node: Node, monkeypatch
     node.add("half")
     node.add("whole")
 
-    async def usage(self: FakeSnapshotter, key: str) -> stats.Usage:
+    async def usage(self: FakeSnapshotter, key: str) -> Usage:
         if key == "half":
             await self.mounts(key)  # raises NotFound
-        return stats.Usage(bytes=3)
+        return Usage(bytes=3)
 
     monkeypatch.setattr(FakeSnapshotter, "usage", usage)
     found = await node.stats.containers(["half", "whole"])
