@@ -7,26 +7,26 @@ in the cgroup. StopContainer signals and waits for the watch; nothing polls.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 
-from msgspec import structs
-
 from ropewalk import ids, steps
 from ropewalk.errors import Kind, NotFound, RopewalkError, WrongState
 from ropewalk.images.store import Image, Images
 from ropewalk.linux import selinux
 from ropewalk.linux.offload import Offload
-from ropewalk.pods import files, identity, joined, phases, placement
+from ropewalk.pods import assembly, checkpoints, identity, joined, phases, placement
+from ropewalk.pods.checkpoints import Checkpoints
 from ropewalk.pods.queues import Queues
 from ropewalk.pods.records import Container, ContainerPhase, Pod, PodPhase, User
 from ropewalk.runtimes import health, refusals
 from ropewalk.runtimes.apparmor import AppArmor
 from ropewalk.runtimes.handler import ContainerPlan, ExecResult, Exit, Handler
-from ropewalk.runtimes.oci import build, resolve, seccomp, security, validate
+from ropewalk.runtimes.oci import build, validate
 from ropewalk.runtimes.oci.facts import NodeFacts
 from ropewalk.runtimes.registry import Handlers
 from ropewalk.singleflight import Flights
@@ -61,6 +61,7 @@ class Containers:
         probed: health.Health,
         offload: Offload,
         apparmor: AppArmor,
+        saved: Checkpoints,
         *,
         node: NodeFacts,
         state: str,
@@ -75,9 +76,8 @@ class Containers:
         self._handlers = handlers
         self._health = probed
         self._offload = offload
-        self._apparmor = apparmor
-        self._node = node
-        self._state = state
+        self._checkpoints = saved
+        self._assembly = assembly.Assembly(handlers, offload, apparmor, node=node, state=state)
         self._boot_id = boot_id
         self._now = now
         self._flights: Flights[Container] = Flights(abandon=False)
@@ -85,6 +85,7 @@ class Containers:
         self._built: dict[str, build.Built] = {}  # what CREATE acts on, while it is under way
         self._watches: dict[str, asyncio.Task[None]] = {}
         self._asked_to_stop: set[str] = set()
+        self._restoring: set[str] = set()  # pods whose own processes are being replaced
 
     def get(self, id: str) -> Container:
         """By id or unique prefix. NotFound for one that is absent or still being made."""
@@ -125,16 +126,37 @@ class Containers:
             if left is not None:
                 await self._forget(left.id)
             pod = self._pods[pod_id]
-            image = self._images.find(spec.image.image)
-            if image is None:
-                raise NotFound(f"no image {spec.image.image!r} on this node", hint="pull it first")
+            image = await self._image(pod, spec)
             with joined.namespaces(pod, spec, self.get) as paths:
                 return await self._make(pod, spec, image, paths)
+
+    async def _image(self, pod: Pod, spec: ContainerSpec) -> Image:
+        """What it is made of: an image of this node, or what a checkpoint says that it was made of."""
+        name = spec.image.image
+        if checkpoints.is_archive(name):
+            handler = self._handlers[pod.handler]
+            refusals.check_checkpoint(handler, self._handlers, pod.spec, spec)
+            self._require_alone(pod.id, "")
+            version = self._health.probe(handler.name).version
+            name = (await self._checkpoints.read(name, handler, version, spec)).ropewalk.image_id
+        image = self._images.find(name)
+        if image is None:
+            raise NotFound(f"no image {name!r} on this node", hint="pull it first")
+        return image
+
+    def _require_alone(self, pod_id: str, id: str) -> None:
+        """Handlers save and restore a pod's kernel, with all that lives in it."""
+        found = checkpoints.others(self.of(pod_id), id)
+        if found:
+            raise WrongState(
+                f"pod sandbox {pod_id!r} has other containers: {', '.join(found)}",
+                hint="a checkpoint is made of, and restored to, the only container of a pod",
+            )
 
     async def _make(self, pod: Pod, spec: ContainerSpec, image: Image, paths: dict[str, str]) -> Container:
         """`paths`: of the namespaces that it joins."""
         id = ids.new_id()
-        built = build.build(await self._inputs(id, pod, spec, image, paths))
+        built = build.build(await self._assembly.inputs(id, pod, spec, image, paths))
         for warning in built.warnings:
             log.warning("not as asked", extra={"container": id, "container_name": spec.metadata.name, "what": warning})
         container = self._plan(id, pod, spec, image, built)
@@ -152,50 +174,6 @@ class Containers:
         made = self.containers.apply(id, phases.created, user, self._now())
         self.watch(made)
         return made
-
-    async def _inputs(
-        self, id: str, pod: Pod, spec: ContainerSpec, image: Image, paths: dict[str, str]
-    ) -> build.Inputs:
-        """What the spec depends on. Host paths are looked up by a worker: a dead network file system can hang it."""
-        call = self._offload.call
-        profile = seccomp.profile_file(spec.security)
-        limit = seccomp.MAX_PROFILE
-        config = self._handlers[pod.handler].config
-        return build.Inputs(
-            id=id,
-            pod_id=pod.id,
-            pod=pod.spec,
-            container=spec,
-            image=image.config,
-            passwd=image.passwd,
-            group=image.group,
-            namespaces=paths,
-            files=files.shared(self._state, pod.id, pod.spec),
-            files_locked=resolve.read_locked(files.directory(self._state, pod.id)),
-            cgroup_path=placement.container_cgroup(pod, id),
-            selinux_level=pod.selinux_level,
-            mounts=await call(resolve.read_mounts, spec.mounts) if spec.mounts else [],
-            devices=await call(resolve.read_devices, spec.devices) if spec.devices else [],
-            node_devices=await call(resolve.read_node_devices) if spec.security.privileged else [],
-            seccomp_profile=await call(resolve.read_seccomp_profile, profile, limit) if profile else None,
-            node=await self._facts(pod, spec),
-            annotations=config.pod_annotations,
-            fixed_annotations=config.annotations,
-        )
-
-    async def _facts(self, pod: Pod, spec: ContainerSpec) -> NodeFacts:
-        """The node's, with what the pod's handler can do on it, and the AppArmor profiles that are loaded now."""
-        capabilities = self._handlers[pod.handler].capabilities
-        loaded = await self._apparmor.ready(
-            security.named_apparmor(spec.security), default=security.wants_default_apparmor(spec.security)
-        )
-        return structs.replace(
-            self._node,
-            recursive_read_only=capabilities.recursive_read_only,
-            apparmor_default=loaded.default,
-            apparmor_problem=loaded.problem,
-            apparmor_profiles=loaded.profiles,
-        )
 
     def _plan(self, id: str, pod: Pod, spec: ContainerSpec, image: Image, built: build.Built) -> Container:
         """The row before the first side effect."""
@@ -235,6 +213,7 @@ class Containers:
         container = self.containers[id]
         spec = container.spec
         built = self._built[id]
+        checkpoint = await self._prepare_restore(container) if checkpoints.is_archive(spec.image.image) else ""
         pod = self._pods[container.pod_id]
         for path in built.relabel:
             label = built.spec["linux"]["mountLabel"]
@@ -250,16 +229,42 @@ class Containers:
             tty=spec.tty,
             stdin=spec.stdin,
             stdin_once=spec.stdin_once,
-            propagation=built.propagation,
             userns=pod.namespaces.get("user", ""),
             pod=pod.task,
+            checkpoint=checkpoint,
         )
         task = await self._handler(id).create(plan)
         self.containers.apply(id, phases.tasked, task)
 
+    async def _prepare_restore(self, container: Container) -> str:
+        """The files that its runtime is to begin with; what its pod needs is made of them."""
+        directory = await self._checkpoints.unpack(container.spec.image.image, container.id)
+        self._restoring.add(container.pod_id)
+        try:
+            task = await self._handlers[container.handler].restore_pod(container.pod_id, directory)
+            if task is not None:
+                self._pods.apply(container.pod_id, phases.sandboxed, task)
+        finally:
+            self._restoring.discard(container.pod_id)
+        steps.checkpoint("checkpoint:restoring")
+        return directory
+
+    def is_restoring(self, pod_id: str) -> bool:
+        """Whether what the pod's handler needs for it is being replaced."""
+        return pod_id in self._restoring
+
     async def delete_task(self, id: str) -> None:
         self._unwatch(id)
-        await self._handler(id).delete(id, self.containers[id].cgroup)
+        container = self.containers[id]
+        await self._handler(id).delete(id, container.cgroup)
+        if checkpoints.is_archive(container.spec.image.image):
+            self._spoil(container)
+            await self._checkpoints.remove(id)
+
+    def _spoil(self, container: Container) -> None:
+        """What was made of a checkpoint waits for a container that does not come; no other can live in it."""
+        if self._checkpoints.has(container.id) and not container.started_at and container.pod_id in self._pods:
+            self._pods.apply(container.pod_id, phases.notready, derivable=True)
 
     def _handler(self, id: str) -> Handler:
         return self._handlers.of(self.containers[id].handler)
@@ -287,6 +292,8 @@ class Containers:
                 await handler.kill(container.id, container.task, container.cgroup)
                 raise
             self.containers.apply(container.id, phases.started, began, derivable=True)
+            with contextlib.suppress(RopewalkError, OSError):  # its removal tries again
+                await self._checkpoints.remove(container.id)
 
     # The watch.
 
@@ -438,6 +445,18 @@ class Containers:
         container, handler = await self._running(id)
         assert container.task is not None
         await handler.reopen_log(container.id, container.task)
+
+    async def checkpoint(self, id: str, location: str, timeout: float) -> None:
+        """Write a new archive at `location` of a running container; `timeout` seconds, 0 for the default."""
+        container = self.get(id)
+        handler = self._handler(container.id)
+        await self._health.known([container.handler], health.FIRST)
+        refusals.check_checkpoint(handler, self._handlers, self._pods[container.pod_id].spec, container.spec)
+        async with self._queues.making(container.pod_id):
+            container, handler = await self._running(container.id)
+            self._require_alone(container.pod_id, container.id)
+            version = self._health.probe(container.handler).version
+            await self._checkpoints.save(container, handler, version, location, timeout)
 
     async def update(self, id: str, resources: LinuxContainerResources) -> None:
         """New limits for a created or running container; the row tells the new values."""

@@ -19,6 +19,7 @@ from ropewalk.errors import RopewalkError
 from ropewalk.linux import cgroup, cgroup_systemd
 from ropewalk.network.network import Network
 from ropewalk.pods import phases, placement
+from ropewalk.pods.checkpoints import Checkpoints
 from ropewalk.pods.containers import Containers
 from ropewalk.pods.queues import Queues
 from ropewalk.pods.records import Container, ContainerPhase, Pod, PodPhase
@@ -66,6 +67,7 @@ class Recovery:
         snapshotter: Snapshotter,
         cgroups: cgroup.Cgroups,
         handlers: Handlers,
+        saved: Checkpoints,
         *,
         instance: str,
         state: str,
@@ -79,6 +81,7 @@ class Recovery:
         self._snapshotter = snapshotter
         self._cgroups = cgroups
         self._handlers = handlers
+        self._checkpoints = saved
         self._instance = instance
         self._state = state
         self._boot_id = boot_id
@@ -184,6 +187,7 @@ class Recovery:
             "network": self._network.sweep,
             "snapshots": self._sweep_snapshots,
             "directories": self._sweep_directories,
+            "checkpoints": self._sweep_checkpoints,
             "cgroups": self._sweep_cgroups,
         }
 
@@ -218,6 +222,9 @@ class Recovery:
         for key in stray:
             await self._snapshotter.remove(key)
         return stray
+
+    async def _sweep_checkpoints(self) -> list[str]:
+        return await self._checkpoints.sweep({c.id for c in self._containers.containers})
 
     async def _sweep_directories(self) -> list[str]:
         pods = self._pods()

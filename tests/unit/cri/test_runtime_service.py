@@ -183,7 +183,6 @@ async def test_what_is_not_built_is_unimplemented(node: Node) -> None:
         ("Exec", {"container_id": container, "cmd": ["sh"], "stdout": True}),
         ("Attach", {"container_id": container, "stdout": True}),
         ("PortForward", {"pod_sandbox_id": ABSENT}),
-        ("CheckpointContainer", {"container_id": container}),
         ("CheckpointPod", {}),
         ("RestorePod", {}),
         ("ListMetricDescriptors", {}),
