@@ -116,7 +116,15 @@ class Daemon:
         queues = Queues()
         pods = Table(self.database, "pods", Pod, noun="pod sandbox")
         containers = Table(self.database, "containers", Container, noun="container")
-        self.checkpoints = Checkpoints(config.checkpoints, self.archiving, directory=f"{config.root}/checkpoints")
+        checkpoints = Checkpoints(
+            config.checkpoints,
+            containers,
+            pods,
+            self.handlers,
+            self.health,
+            self.archiving,
+            directory=f"{config.root}/checkpoints",
+        )
         self.containers = Containers(
             containers,
             pods,
@@ -127,7 +135,7 @@ class Daemon:
             self.health,
             self.offload,
             self.apparmor,
-            self.checkpoints,
+            checkpoints,
             node=facts,
             state=config.state,
             boot_id=boot_id,
@@ -153,7 +161,6 @@ class Daemon:
             self.snapshotter,
             self.cgroups,
             self.handlers,
-            self.checkpoints,
             **names,
         )
         self.stats = Stats(

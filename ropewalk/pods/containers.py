@@ -7,7 +7,6 @@ in the cgroup. StopContainer signals and waits for the watch; nothing polls.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
@@ -19,7 +18,7 @@ from ropewalk.errors import Kind, NotFound, RopewalkError, WrongState
 from ropewalk.images.store import Image, Images
 from ropewalk.linux import selinux
 from ropewalk.linux.offload import Offload
-from ropewalk.pods import assembly, checkpoints, identity, joined, phases, placement
+from ropewalk.pods import identity, inputs, joined, phases, placement
 from ropewalk.pods.checkpoints import Checkpoints
 from ropewalk.pods.queues import Queues
 from ropewalk.pods.records import Container, ContainerPhase, Pod, PodPhase, User
@@ -61,7 +60,7 @@ class Containers:
         probed: health.Health,
         offload: Offload,
         apparmor: AppArmor,
-        saved: Checkpoints,
+        checkpoints: Checkpoints,
         *,
         node: NodeFacts,
         state: str,
@@ -76,8 +75,8 @@ class Containers:
         self._handlers = handlers
         self._health = probed
         self._offload = offload
-        self._checkpoints = saved
-        self._assembly = assembly.Assembly(handlers, offload, apparmor, node=node, state=state)
+        self.checkpoints = checkpoints
+        self._inputs = inputs.Inputs(handlers, offload, apparmor, node=node, state=state)
         self._boot_id = boot_id
         self._now = now
         self._flights: Flights[Container] = Flights(abandon=False)
@@ -85,7 +84,6 @@ class Containers:
         self._built: dict[str, build.Built] = {}  # what CREATE acts on, while it is under way
         self._watches: dict[str, asyncio.Task[None]] = {}
         self._asked_to_stop: set[str] = set()
-        self._restoring: set[str] = set()  # pods whose own processes are being replaced
 
     def get(self, id: str) -> Container:
         """By id or unique prefix. NotFound for one that is absent or still being made."""
@@ -105,9 +103,7 @@ class Containers:
 
     async def create(self, pod_id: str, spec: ContainerSpec) -> Container:
         """A CREATED container. A repeat with the same metadata joins or adopts."""
-        pod = self._pods.resolve(pod_id, visible=lambda pod: pod.phase.value != "making")
-        if pod.phase is not PodPhase.READY:
-            raise WrongState(f"pod sandbox {pod.id!r} is not ready", hint="run a new one with the next attempt number")
+        pod = self._ready(self._pods.resolve(pod_id, visible=lambda pod: pod.phase is not PodPhase.MAKING))
         validate.validate_container(pod.spec, spec)
         handler = self._handlers[pod.handler]
         await self._health.known([handler.name], health.FIRST)  # for a pod of an earlier daemon
@@ -124,39 +120,25 @@ class Containers:
         async with self._queues.making(pod_id):
             left = self._find(pod_id, key)
             if left is not None:
-                await self._forget(left.id)
-            pod = self._pods[pod_id]
-            image = await self._image(pod, spec)
+                await self.undo(left.id)
+            pod = self._ready(self._pods[pod_id])  # it may have ended while others had their turns
+            name = await self.checkpoints.origin(pod, spec) or spec.image.image
+            image = self._images.find(name)
+            if image is None:
+                raise NotFound(f"no image {name!r} on this node", hint="pull it first")
             with joined.namespaces(pod, spec, self.get) as paths:
                 return await self._make(pod, spec, image, paths)
 
-    async def _image(self, pod: Pod, spec: ContainerSpec) -> Image:
-        """What it is made of: an image of this node, or what a checkpoint says that it was made of."""
-        name = spec.image.image
-        if checkpoints.is_archive(name):
-            handler = self._handlers[pod.handler]
-            refusals.check_checkpoint(handler, self._handlers, pod.spec, spec)
-            self._require_alone(pod.id, "")
-            version = self._health.probe(handler.name).version
-            name = (await self._checkpoints.read(name, handler, version, spec)).ropewalk.image_id
-        image = self._images.find(name)
-        if image is None:
-            raise NotFound(f"no image {name!r} on this node", hint="pull it first")
-        return image
-
-    def _require_alone(self, pod_id: str, id: str) -> None:
-        """Handlers save and restore a pod's kernel, with all that lives in it."""
-        found = checkpoints.others(self.of(pod_id), id)
-        if found:
-            raise WrongState(
-                f"pod sandbox {pod_id!r} has other containers: {', '.join(found)}",
-                hint="a checkpoint is made of, and restored to, the only container of a pod",
-            )
+    @staticmethod
+    def _ready(pod: Pod) -> Pod:
+        if pod.phase is not PodPhase.READY:
+            raise WrongState(f"pod sandbox {pod.id!r} is not ready", hint="run a new one with the next attempt number")
+        return pod
 
     async def _make(self, pod: Pod, spec: ContainerSpec, image: Image, paths: dict[str, str]) -> Container:
         """`paths`: of the namespaces that it joins."""
         id = ids.new_id()
-        built = build.build(await self._assembly.inputs(id, pod, spec, image, paths))
+        built = build.build(await self._inputs.gather(id, pod, spec, image, paths))
         for warning in built.warnings:
             log.warning("not as asked", extra={"container": id, "container_name": spec.metadata.name, "what": warning})
         container = self._plan(id, pod, spec, image, built)
@@ -213,7 +195,7 @@ class Containers:
         container = self.containers[id]
         spec = container.spec
         built = self._built[id]
-        checkpoint = await self._prepare_restore(container) if checkpoints.is_archive(spec.image.image) else ""
+        checkpoint = await self.checkpoints.restore_pod(container)
         pod = self._pods[container.pod_id]
         for path in built.relabel:
             label = built.spec["linux"]["mountLabel"]
@@ -236,35 +218,10 @@ class Containers:
         task = await self._handler(id).create(plan)
         self.containers.apply(id, phases.tasked, task)
 
-    async def _prepare_restore(self, container: Container) -> str:
-        """The files that its runtime is to begin with; what its pod needs is made of them."""
-        directory = await self._checkpoints.unpack(container.spec.image.image, container.id)
-        self._restoring.add(container.pod_id)
-        try:
-            task = await self._handlers[container.handler].restore_pod(container.pod_id, directory)
-            if task is not None:
-                self._pods.apply(container.pod_id, phases.sandboxed, task)
-        finally:
-            self._restoring.discard(container.pod_id)
-        steps.checkpoint("checkpoint:restoring")
-        return directory
-
-    def is_restoring(self, pod_id: str) -> bool:
-        """Whether what the pod's handler needs for it is being replaced."""
-        return pod_id in self._restoring
-
     async def delete_task(self, id: str) -> None:
         self._unwatch(id)
-        container = self.containers[id]
-        await self._handler(id).delete(id, container.cgroup)
-        if checkpoints.is_archive(container.spec.image.image):
-            self._spoil(container)
-            await self._checkpoints.remove(id)
-
-    def _spoil(self, container: Container) -> None:
-        """What was made of a checkpoint waits for a container that does not come; no other can live in it."""
-        if self._checkpoints.has(container.id) and not container.started_at and container.pod_id in self._pods:
-            self._pods.apply(container.pod_id, phases.notready, derivable=True)
+        await self._handler(id).delete(id, self.containers[id].cgroup)
+        await self.checkpoints.undo(self.containers[id])
 
     def _handler(self, id: str) -> Handler:
         return self._handlers.of(self.containers[id].handler)
@@ -292,10 +249,13 @@ class Containers:
                 await handler.kill(container.id, container.task, container.cgroup)
                 raise
             self.containers.apply(container.id, phases.started, began, derivable=True)
-            with contextlib.suppress(RopewalkError, OSError):  # its removal tries again
-                await self._checkpoints.remove(container.id)
+            await self.checkpoints.forget(container.id)
 
     # The watch.
+
+    def is_watched(self, id: str) -> bool:
+        """Whether this daemon awaits its end, or has seen it."""
+        return id in self._watches
 
     def watch(self, container: Container) -> None:
         """Await its end, from CREATED on: a creator can be killed before it starts."""
@@ -308,14 +268,20 @@ class Containers:
         handler = self._handler(id)
         try:
             exit = await handler.wait(id, container.task, container.cgroup)
-        except (RopewalkError, OSError) as error:
+        except Exception as error:  # also what a handler of another package raises
             log.warning("cannot learn how the container ended", extra={"container": id, "error": str(error)})
             exit = phases.lost(self._now(), f"nobody saw it end: {error}")
         self._end(id, exit)
+        await self.end_orphans(container)
+
+    async def end_orphans(self, container: Container) -> None:
+        """Kill what outlived the init of a container that has ended: where its PID namespace is another's, nobody else
+        does."""
+        assert container.task is not None
         try:
-            await handler.kill(id, container.task, container.cgroup)  # orphans that outlived their init
+            await self._handler(container.id).kill(container.id, container.task, container.cgroup)
         except (RopewalkError, OSError) as error:
-            log.warning("processes outlive their container", extra={"container": id, "error": str(error)})
+            log.warning("processes outlive their container", extra={"container": container.id, "error": str(error)})
 
     def _end(self, id: str, exit: Exit) -> None:
         if id in self.containers:
@@ -345,11 +311,11 @@ class Containers:
             return
         await self._queues.adopted(container.pod_id)
         container = self.containers.get(container.id)
-        if container is None or container.phase is ContainerPhase.EXITED or container.task is None:
+        if container is None or not _may_run(container):
             return
+        self.watch(container)
         if container.phase is ContainerPhase.RUNNING and timeout > 0:
             if container.id not in self._asked_to_stop:
-                self._asked_to_stop.add(container.id)
                 timeout = await self._ask_to_stop(container, timeout)
             if await self._ended(container.id, timeout):
                 return
@@ -358,19 +324,25 @@ class Containers:
     async def _ask_to_stop(self, container: Container, timeout: float) -> float:
         """The stop signal; how many seconds there are to wait for its effect: none if the kernel lets none through."""
         assert container.task is not None
+        self._asked_to_stop.add(container.id)
         try:
             await self._handler(container.id).signal(container.id, container.task, container.stop_signal)
-        except RopewalkError as error:
-            if error.kind is not Kind.DENIED:
+        except BaseException as error:
+            if not (isinstance(error, RopewalkError) and error.kind is Kind.DENIED):
+                self._asked_to_stop.discard(container.id)  # the next stop asks again
                 raise
             log.warning("it cannot be asked to stop", extra={"container": container.id, "error": str(error)})
             return 0.0
         return timeout
 
     async def _kill(self, id: str) -> None:
+        """EXITED at return; also one that is watched only from now on, because its adoption failed. What was never
+        made whole is the undo's to end."""
         container = self.containers.get(id)
-        if container is None or container.task is None or container.phase is ContainerPhase.EXITED:
+        if container is None or not _may_run(container):
             return
+        assert container.task is not None
+        self.watch(container)
         handler = self._handler(id)
         await handler.signal(id, container.task, signal.SIGKILL)
         if await self._ended(id, 1.0):
@@ -395,19 +367,29 @@ class Containers:
             await self._remove(container.id)
 
     async def _remove(self, id: str) -> None:
-        if id not in self.containers:
-            return
         await self._kill(id)
-        await self._forget(id)
+        await self.undo(id)
+
+    async def undo(self, id: str) -> None:
+        """Undo CREATE, then the row; absent is fine. A removal and the recovery may want that at the same time: one
+        does it, the other joins."""
+        await self._changes.join(f"undo of container {id}", lambda: self._forget(id))
+
+    async def try_undo(self, id: str) -> None:
+        """The same for who does not depend on it: it is tried again, here or by who does."""
+        try:
+            await self.undo(id)
+        except RopewalkError as error:
+            log.warning("cannot undo yet", extra={"container": id, "error": error.message})
 
     async def _forget(self, id: str) -> None:
+        if id not in self.containers:
+            return
         left = await steps.retreat(self, CREATE, id)
         if left:
             raise RopewalkError(f"something of container {id!r} is left: {'; '.join(left)}", hint="try again")
         self.containers.remove(id)
         self._asked_to_stop.discard(id)
-
-    undo = _forget
 
     async def stop_all(self, timeout: float) -> Sequence[BaseException]:
         """Stop every container of every pod at once; what failed."""
@@ -416,8 +398,10 @@ class Containers:
         return [result for result in results if isinstance(result, BaseException)]
 
     async def kill_all(self, pod_id: str) -> None:
-        """SIGKILL to every container of the pod at once; all EXITED at return. The caller has the pod's turn."""
-        await _all(self._kill(container.id) for container in self.of(pod_id))
+        """SIGKILL to every container of the pod at once; all EXITED at return, and what an undo left behind is undone.
+        The caller has the pod's turn."""
+        members = self.of(pod_id)
+        await _all(self._kill(each.id) if is_visible(each) else self.try_undo(each.id) for each in members)
 
     async def remove_all(self, pod_id: str) -> None:
         await _all(self._remove(container.id) for container in self.of(pod_id))
@@ -447,21 +431,20 @@ class Containers:
         await handler.reopen_log(container.id, container.task)
 
     async def checkpoint(self, id: str, location: str, timeout: float) -> None:
-        """Write a new archive at `location` of a running container; `timeout` seconds, 0 for the default."""
-        container = self.get(id)
-        handler = self._handler(container.id)
-        await self._health.known([container.handler], health.FIRST)
-        refusals.check_checkpoint(handler, self._handlers, self._pods[container.pod_id].spec, container.spec)
-        async with self._queues.making(container.pod_id):
-            container, handler = await self._running(container.id)
-            self._require_alone(container.pod_id, container.id)
-            version = self._health.probe(container.handler).version
-            await self._checkpoints.save(container, handler, version, location, timeout)
+        """Write a new archive at `location` of a running container, which runs on. Stop and Remove overtake it."""
+        await self.checkpoints.check(self.get(id))
+        async with self._queues.making(self.get(id).pod_id):
+            container, handler = await self._running(id)
+            await self.checkpoints.save(container, handler, location, timeout)
 
     async def update(self, id: str, resources: LinuxContainerResources) -> None:
         """New limits for a created or running container; the row tells the new values."""
         container = self.get(id)
         refusals.check_update(self._handler(container.id))
+        key = f"update {ids.new_id()} of container {container.id}"  # none joins another one's
+        await self._changes.join(key, lambda: self._update(container, resources))
+
+    async def _update(self, container: Container, resources: LinuxContainerResources) -> None:
         async with self._queues.turn(container.pod_id):
             container = self.containers[container.id]
             if container.phase is ContainerPhase.EXITED or container.task is None:
@@ -484,6 +467,11 @@ class Containers:
         for watch in watches:
             watch.cancel()
         await asyncio.gather(*watches, return_exceptions=True)
+
+
+def _may_run(container: Container) -> bool:
+    """CREATED or RUNNING: its end is awaited, and told."""
+    return container.task is not None and container.phase in (ContainerPhase.CREATED, ContainerPhase.RUNNING)
 
 
 async def _all(work: Iterable[Coroutine[None, None, None]]) -> None:

@@ -289,7 +289,6 @@ class Sandboxes:
                 await self._stop(id)
             await self._containers.remove_all(id)
             self.pods.remove(id)
-        self._queues.forget(id)
 
     def _resolve(self, id: str) -> Pod | None:
         try:
@@ -323,7 +322,7 @@ class Sandboxes:
         """A container that is restored from a checkpoint has the pod's own process replaced."""
         while True:
             await _ended(task)
-            if self._containers.is_restoring(id):
+            if self._containers.checkpoints.is_restoring(id):
                 async with self._queues.turn(id):  # that of the restore is before
                     pass
             pod = self.pods.get(id)

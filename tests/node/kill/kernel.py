@@ -17,7 +17,7 @@ from pathlib import Path
 from ropewalk.linux import process
 from ropewalk.runtimes import handler
 from tools import node as nodes
-from tools import trace
+from tools import trace, workload
 
 STATE = ("pods", "containers", "runtimes/crun", "runtimes/runc", "runtimes/k8s.io", "exits", "consoles")
 TRIAL = handler.PROBE.encode()
@@ -139,7 +139,7 @@ def pid_in(line: str) -> int:
 
 def until(difference: Callable[[], list[str]], *, patience: float = 10.0) -> None:
     """Wait until there is no difference. AssertionError with what stays."""
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + patience * workload.SLOWER
     while left := difference():
         assert time.monotonic() < deadline, "the kernel is not as before:\n" + "\n".join(left)
         time.sleep(0.02)

@@ -7,6 +7,8 @@ import io
 import json
 import os
 import signal
+import subprocess
+import sys
 import tarfile
 import urllib.request
 from pathlib import Path
@@ -111,6 +113,29 @@ async def reaches(client: cri.Client, id: str, number: int) -> int:
         while (seen := await counted(client, id)) < number:
             await asyncio.sleep(0.02)
     return seen
+
+
+async def test_by_the_command(node: nodes.Node, client: cri.Client, runtime: str, tmp_path: Path) -> None:
+    """Saved, removed, and run again from the file."""
+    environment = {**os.environ, "ROPEWALK_ADDRESS": node.address}
+
+    async def ropewalk(*arguments: str) -> str:
+        command = [sys.executable, "-m", "ropewalk", *arguments]
+        done = await asyncio.to_thread(
+            subprocess.run, command, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    run = ("run", "-d", "--name", "web", "--runtime", runtime, "--log-dir", str(node.logs))
+    id = await ropewalk(*run, images.BUSYBOX, "sh", "-c", COUNT)
+    seen = await reaches(client, id, 3)
+    file = str(tmp_path / "a.tar")
+    assert await ropewalk("checkpoint", "web", "-e", file) == file
+    await ropewalk("rm", "-f", "web")
+    again = await ropewalk(*run, file)
+    assert await reaches(client, again, seen + 3) >= seen
+    await ropewalk("rm", "-f", "web")
 
 
 def numbers(output: str) -> list[int]:

@@ -89,7 +89,6 @@ class Daemon:
             self.probed()
         images: Any = FakeImages()
         allowed = checkpoints.Config(restore_from=(str(state / "kubelet"),))
-        self.checkpoints = Checkpoints(allowed, Offload(), directory=str(state / "checkpoints"))
         place: dict[str, Any] = {"state": str(state), "boot_id": boot_id}
         self.containers = Containers(
             records,
@@ -101,7 +100,7 @@ class Daemon:
             self.health,
             Offload(),
             AppArmor(enabled=False),
-            self.checkpoints,
+            Checkpoints(allowed, records, pods, handlers, self.health, Offload(), directory=str(state / "checkpoints")),
             node=NodeFacts(),
             **place,
         )
@@ -127,7 +126,6 @@ class Daemon:
             snapshotter,
             cgroups,
             handlers,
-            self.checkpoints,
             instance="ropewalk-test",
             **place,
         )
@@ -204,6 +202,20 @@ def container_spec(name: str = "c", *, attempt: int = 0, image: str = "box", **f
     )
     options = replace(spec.security.namespace_options, pid=NamespaceMode.CONTAINER)
     return replace(spec, linux=replace(spec.linux, security_context=replace(spec.security, namespace_options=options)))
+
+
+class Gate:
+    """A hook that holds one place until it is opened."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self.reached = asyncio.Event()
+        self.opened = asyncio.Event()
+
+    async def __call__(self, where: str) -> None:
+        if where == self.where:
+            self.reached.set()
+            await self.opened.wait()
 
 
 async def settle() -> None:

@@ -46,7 +46,7 @@ def place(tmp_path: Path) -> Path:
 
 
 def left(bench: Bench) -> list[str]:
-    directory = bench.daemon.checkpoints._directory
+    directory = bench.daemon.containers.checkpoints._directory
     return os.listdir(directory) if os.path.isdir(directory) else []
 
 
@@ -162,7 +162,7 @@ async def test_a_stop_does_not_wait_for_it(able: Bench, place: Path) -> None:
 
 async def test_what_a_killed_daemon_left_is_swept(able: Bench) -> None:
     id = await running(able)
-    directory = Path(able.daemon.checkpoints._directory)
+    directory = Path(able.daemon.containers.checkpoints._directory)
     for name in (id, "saving-00", "f" * 64, f"{'e' * 64}.part"):
         (directory / name).mkdir(parents=True)
         (directory / name / "checkpoint.img").write_text("x")

@@ -1,4 +1,4 @@
-"""What a container's spec depends on, of the pod, the image and the node; runtimes/oci/build decides by it."""
+"""What a container's runtime spec depends on beside the request: looked up on the node before it is built."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ropewalk.runtimes.registry import Handlers
 from ropewalk.spec.container import ContainerSpec
 
 
-class Assembly:
-    """`state`: the runtime state directory."""
+class Inputs:
+    """`node`: what holds for every container; `state`: the runtime state directory."""
 
     def __init__(
         self, handlers: Handlers, offload: Offload, apparmor: AppArmor, *, node: NodeFacts, state: str
@@ -27,7 +27,7 @@ class Assembly:
         self._node = node
         self._state = state
 
-    async def inputs(self, id: str, pod: Pod, spec: ContainerSpec, image: Image, paths: dict[str, str]) -> build.Inputs:
+    async def gather(self, id: str, pod: Pod, spec: ContainerSpec, image: Image, paths: dict[str, str]) -> build.Inputs:
         """`paths`: of the namespaces that it joins. Host paths are looked up by a worker: a dead network file system
         can hang it."""
         call = self._offload.call
