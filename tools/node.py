@@ -30,9 +30,9 @@ from tools import images, leftovers, registry, trace, workload
 REGISTRIES = ("docker.io", "registry.k8s.io", "k8s.gcr.io", "gcr.io")
 LEDGER = "DEV_NODES"  # environment: a file that lists what the names of all nodes of a test run contain
 POD_LOGS = Path("/var/log/pods")
-READY = 30.0  # seconds from start to Ready; it takes a fraction of one
-TRIALS = 120.0
-STOP = 20.0
+READY = 30.0 * workload.SLOWER  # seconds from start to Ready; it takes a fraction of one
+TRIALS = 120.0 * workload.SLOWER
+STOP = 20.0 * workload.SLOWER
 
 
 class DidNotStart(Exception):

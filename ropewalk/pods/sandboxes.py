@@ -289,7 +289,6 @@ class Sandboxes:
                 await self._stop(id)
             await self._containers.remove_all(id)
             self.pods.remove(id)
-        self._queues.forget(id)
 
     def _resolve(self, id: str) -> Pod | None:
         try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -69,7 +68,10 @@ class Command:
     def source(self) -> str:
         """The program as it is installed. Looked up at each use: it may be installed, or replaced, while the daemon
         runs. The name if it is absent."""
-        return shutil.which(self.program, path=spawn.PATH) or self.program
+        try:
+            return spawn.look_up(self.program)
+        except FileNotFoundError:
+            return self.program
 
     @property
     def path(self) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ropewalk.linux import process
 from tools import node as nodes
-from tools import trace
+from tools import trace, workload
 
 STATE = ("pods", "containers", "runtimes/crun", "runtimes/runc", "runtimes/k8s.io", "exits", "consoles")
 DIRECTORIES = (*(f"state/{name}" for name in STATE), "root/tmp")
@@ -134,7 +134,7 @@ def pid_in(line: str) -> int:
 
 def until(difference: Callable[[], list[str]], *, patience: float = 30.0) -> None:
     """Wait until there is no difference. AssertionError with what stays."""
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + patience * workload.SLOWER
     while left := difference():
         assert time.monotonic() < deadline, "the kernel is not as before:\n" + "\n".join(left)
         time.sleep(0.02)

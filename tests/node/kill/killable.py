@@ -18,7 +18,7 @@ from tests.node.kill import kernel
 from tools import node as nodes
 from tools import workload
 
-DEATH = 20.0  # seconds within which an armed daemon has passed its checkpoint
+DEATH = 20.0 * workload.SLOWER  # seconds within which an armed daemon has passed its checkpoint
 
 
 class Client(cri.Client):

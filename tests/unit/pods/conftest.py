@@ -201,6 +201,20 @@ def container_spec(name: str = "c", *, attempt: int = 0, image: str = "box", **f
     return replace(spec, linux=replace(spec.linux, security_context=replace(spec.security, namespace_options=options)))
 
 
+class Gate:
+    """A hook that holds one place until it is opened."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self.reached = asyncio.Event()
+        self.opened = asyncio.Event()
+
+    async def __call__(self, where: str) -> None:
+        if where == self.where:
+            self.reached.set()
+            await self.opened.wait()
+
+
 async def settle() -> None:
     for _ in range(20):
         await asyncio.sleep(0)
