@@ -12,6 +12,7 @@ import pytest
 
 from ropewalk.client import cri, values
 from ropewalk.errors import RopewalkError
+from ropewalk.linux import process
 from ropewalk.spec import pod
 from tests.node.kill import killable, points
 from tests.node.kill.test_walk_runsc import processes
@@ -32,13 +33,6 @@ SENTRY = [f"sentry:{point}" for point in ("ended", "addressed", "created", "rest
 BEFORE, AFTER = ["snapshot:before", "snapshot:after", "task:before"], ["task:after"]
 UNPACKED = [*BEFORE, "checkpoint:unpacked"]  # so far the pod is what it was
 RESTORE = [*SENTRY, "checkpoint:restoring", *points.BUNDLE, *points.MONITOR, *AFTER]
-
-
-@pytest.fixture(autouse=True)
-async def probed(node: killable.Node) -> None:
-    async with node.client() as client, asyncio.timeout(30):
-        while "newer" not in {found.name for found in (await client.status()).runtime_handlers}:
-            await asyncio.sleep(0.1)
 
 
 def pod_spec(node: killable.Node) -> pod.PodSpec:
@@ -179,6 +173,4 @@ async def test_a_sentry_that_dies_while_it_is_saved(node: killable.Node, tmp_pat
 
 
 def arguments(node: killable.Node) -> list[bytes]:
-    from ropewalk.linux import process
-
     return [argument for pid in processes(node, b"runsc") for argument in process.command_line(pid)]
