@@ -138,6 +138,10 @@ class RuntimeService:
         result = await self._containers.exec_sync(request.container_id, command, _seconds(request.timeout))
         return pb.ExecSyncResponse(stdout=result.stdout, stderr=result.stderr, exit_code=result.code)
 
+    async def CheckpointContainer(self, request: pb.CheckpointContainerRequest) -> pb.CheckpointContainerResponse:
+        await self._containers.checkpoint(request.container_id, request.location, _seconds(request.timeout))
+        return pb.CheckpointContainerResponse()
+
     # Statistics.
 
     async def ContainerStats(self, request: pb.ContainerStatsRequest) -> bytes:

@@ -19,6 +19,7 @@ from ropewalk.images.store import Image, Images
 from ropewalk.linux import selinux
 from ropewalk.linux.offload import Offload
 from ropewalk.pods import identity, inputs, joined, phases, placement
+from ropewalk.pods.checkpoints import Checkpoints
 from ropewalk.pods.queues import Queues
 from ropewalk.pods.records import Container, ContainerPhase, Pod, PodPhase, User
 from ropewalk.runtimes import health, refusals
@@ -60,6 +61,7 @@ class Containers:
         probed: health.Health,
         offload: Offload,
         apparmor: AppArmor,
+        checkpoints: Checkpoints,
         *,
         node: NodeFacts,
         state: str,
@@ -74,6 +76,7 @@ class Containers:
         self._handlers = handlers
         self._health = probed
         self._offload = offload
+        self.checkpoints = checkpoints
         self._inputs = inputs.Inputs(handlers, offload, apparmor, node=node, state=state)
         self._boot_id = boot_id
         self._now = now
@@ -120,9 +123,10 @@ class Containers:
             if left is not None:
                 await self.undo(left.id)
             pod = self._ready(self._pods[pod_id])  # it may have ended while others had their turns
-            image = self._images.find(spec.image.image)
+            name = await self.checkpoints.origin(pod, spec) or spec.image.image
+            image = self._images.find(name)
             if image is None:
-                raise NotFound(f"no image {spec.image.image!r} on this node", hint="pull it first")
+                raise NotFound(f"no image {name!r} on this node", hint="pull it first")
             with joined.namespaces(pod, spec, self.get) as paths:
                 return await self._make(pod, spec, image, paths)
 
@@ -192,6 +196,7 @@ class Containers:
         container = self.containers[id]
         spec = container.spec
         built = self._built[id]
+        checkpoint = await self.checkpoints.restore_pod(container)
         pod = self._pods[container.pod_id]
         for path in built.relabel:
             label = built.spec["linux"]["mountLabel"]
@@ -207,9 +212,9 @@ class Containers:
             tty=spec.tty,
             stdin=spec.stdin,
             stdin_once=spec.stdin_once,
-            propagation=built.propagation,
             userns=pod.namespaces.get("user", ""),
             pod=pod.task,
+            checkpoint=checkpoint,
         )
         task = await self._handler(id).create(plan)
         self.containers.apply(id, phases.tasked, task)
@@ -217,6 +222,7 @@ class Containers:
     async def delete_task(self, id: str) -> None:
         self._unwatch(id)
         await self._handler(id).delete(id, self.containers[id].cgroup)
+        await self.checkpoints.undo(self.containers[id])
 
     def _handler(self, id: str) -> Handler:
         return self._handlers.of(self.containers[id].handler)
@@ -244,6 +250,7 @@ class Containers:
                 await handler.kill(container.id, container.task, container.cgroup)
                 raise
             self.containers.apply(container.id, phases.started, began, derivable=True)
+            await self.checkpoints.forget(container.id)
 
     # The watch.
 
@@ -423,6 +430,13 @@ class Containers:
         container, handler = await self._running(id)
         assert container.task is not None
         await handler.reopen_log(container.id, container.task)
+
+    async def checkpoint(self, id: str, location: str, timeout: float) -> None:
+        """Write a new archive at `location` of a running container, which runs on. Stop and Remove overtake it."""
+        await self.checkpoints.check(self.get(id))
+        async with self._queues.making(self.get(id).pod_id):
+            container, handler = await self._running(id)
+            await self.checkpoints.save(container, handler, location, timeout)
 
     async def update(self, id: str, resources: LinuxContainerResources) -> None:
         """New limits for a created or running container; the row tells the new values."""

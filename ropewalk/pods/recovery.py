@@ -210,6 +210,7 @@ class Recovery:
             "network": self._network.sweep,
             "snapshots": self._sweep_snapshots,
             "directories": self._sweep_directories,
+            "checkpoints": self._containers.checkpoints.sweep,
             "cgroups": self._sweep_cgroups,
         }
 
