@@ -80,7 +80,7 @@ def snapshot(*marks: str) -> set[str]:
     return {line for line in lines if not marks or any(mark in line for mark in marks)}
 
 
-def added(before: set[str], *marks: str, patience: float = 10.0) -> list[str]:
+def added(before: set[str], *marks: str, patience: float = 30.0) -> list[str]:
     """What is there now and was not before; what is going away anyway (background tear-down) has `patience` seconds."""
     deadline = time.monotonic() + patience
     while (left := sorted(snapshot(*marks) - before)) and time.monotonic() < deadline:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 import uuid
 from pathlib import Path
@@ -13,6 +14,7 @@ from ropewalk.spec import container, image, pod
 from tools import images
 
 STATES = values.ContainerState
+SLOWER = float(os.environ.get("DEV_SLOWER", "1"))  # than an ordinary machine; a lab VM is: every wait is so much longer
 
 
 def pod_spec(name: str = "", *, logs: Path | None = None, host_network: bool = False, **fields: Any) -> pod.PodSpec:
@@ -68,7 +70,7 @@ class Pod:
 
     async def exited(self, id: str, timeout: float = 30.0) -> values.ContainerStatus:
         """Its status once it has exited."""
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(timeout * SLOWER):
             while (status := await self.client.container_status(id)).state is not STATES.EXITED:
                 await asyncio.sleep(0.02)
         return status
@@ -87,7 +89,7 @@ class Pod:
 
     async def says(self, text: str, name: str = "main", timeout: float = 20.0) -> str:
         """The container's output once `text` is in it."""
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(timeout * SLOWER):
             while text not in (output := self.output(name)):
                 await asyncio.sleep(0.02)
         return output

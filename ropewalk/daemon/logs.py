@@ -79,5 +79,7 @@ def setup(config: Config, stream: TextIO | None = None) -> None:
     as_text = config.format == "text" or (config.format == "auto" and stream.isatty())
     handler = logging.StreamHandler(stream)
     handler.setFormatter(Text() if as_text else Json())
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # what no event says need not be
+    logging._srcfile = None  # found out (docs.python.org/3/howto/logging.html, "Optimization")
     logging.basicConfig(level=config.level.upper(), handlers=[handler], force=True)
     logging.getLogger("asyncio").setLevel(logging.WARNING)

@@ -33,6 +33,7 @@ from ropewalk.linux import cgroup, cgroup_systemd, process
 from ropewalk.linux.offload import Offload
 from ropewalk.network.network import Network
 from ropewalk.pods import placement
+from ropewalk.pods.checkpoints import Checkpoints
 from ropewalk.pods.containers import Containers
 from ropewalk.pods.queues import Queues
 from ropewalk.pods.records import Container, Pod
@@ -99,6 +100,7 @@ class Daemon:
         config = self.config
         self.offload = Offload()
         self.counting = Offload(2, background=True)
+        self.archiving = Offload(2)
         self.content = Content(f"{config.root}/content", self.offload)
         self.snapshotter = build_snapshotter(config, self.database, self.offload)
         self.leases = Leases(self.database)
@@ -114,6 +116,15 @@ class Daemon:
         queues = Queues()
         pods = Table(self.database, "pods", Pod, noun="pod sandbox")
         containers = Table(self.database, "containers", Container, noun="container")
+        checkpoints = Checkpoints(
+            config.checkpoints,
+            containers,
+            pods,
+            self.handlers,
+            self.health,
+            self.archiving,
+            directory=f"{config.root}/checkpoints",
+        )
         self.containers = Containers(
             containers,
             pods,
@@ -124,6 +135,7 @@ class Daemon:
             self.health,
             self.offload,
             self.apparmor,
+            checkpoints,
             node=facts,
             state=config.state,
             boot_id=boot_id,
@@ -255,7 +267,8 @@ class Daemon:
             await runtime.close()
         await self.network.close()
         self.database.close()
-        await asyncio.gather(self.offload.close(), self.counting.close(), self.workers.close())
+        workers = (self.offload, self.counting, self.archiving, self.workers)
+        await asyncio.gather(*(one.close() for one in workers))
 
 
 def make_directories(config: Config) -> None:

@@ -12,7 +12,6 @@ import errno
 import itertools
 import os
 import signal
-import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from msgspec import Struct
 
 from ropewalk import errors
-from ropewalk.linux import held, mount, pidfd, process
+from ropewalk.linux import held, mount, pidfd, process, thread
 from ropewalk.spec import pod
 
 KILL_SECONDS = 10.0
@@ -95,16 +94,14 @@ class Cgroups(ABC):
     def own(self) -> str:
         """The directory of this process's own cgroup, in one of the hierarchies."""
 
-    def expect_move(self) -> threading.Thread:
+    def expect_move(self) -> thread.Thread[None]:
         """Say some milliseconds ahead that a process is going to be moved, by us or by a runtime.
 
         A move excludes every fork and exit meanwhile, and the kernel makes that cheap for those by having the move wait
         for an RCU grace period, 5 to 15 ms, unless another move was moments ago (cgroup_threadgroup_rwsem in
         kernel/cgroup/cgroup.c, kernel/rcu/sync.c). So this process is moved to where it is, in a thread: the grace
         period passes while the caller prepares. Where that is not allowed, moves are as slow as they were."""
-        thread = threading.Thread(target=self._move_nowhere, name="move", daemon=True)
-        thread.start()
-        return thread
+        return thread.Thread(self._move_nowhere)
 
     def _move_nowhere(self) -> None:
         with contextlib.suppress(OSError, errors.RopewalkError):  # a cgroup namespace may not show where we are
@@ -312,8 +309,14 @@ def set_value(directory: str, file: str, value: str | int) -> None:
 def read_processes(directory: str) -> list[int]:
     """cgroup.procs, of any length; empty if the cgroup is gone or threaded."""
     try:
-        with open(os.path.join(directory, "cgroup.procs"), "rb") as file:
-            return [int(line) for line in file]
+        fd = os.open(f"{directory}/cgroup.procs", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            content = b""
+            while chunk := os.read(fd, 65536):
+                content += chunk
+        finally:
+            os.close(fd)
+        return [int(line) for line in content.split()]
     except FileNotFoundError:
         return []
     except OSError as error:

@@ -17,9 +17,14 @@ CLONE = {"net": libc.CLONE_NEWNET, "ipc": libc.CLONE_NEWIPC, "uts": libc.CLONE_N
 
 
 def make(
-    kinds: Iterable[str], pins: Mapping[str, str], *, hostname: str = "", sysctls: Mapping[str, str] | None = None
+    kinds: Iterable[str],
+    pins: Mapping[str, str],
+    *,
+    hostname: str = "",
+    sysctls: Mapping[str, str] | None = None,
+    last: Callable[[], None] | None = None,
 ) -> None:
-    """New namespaces of `kinds` ("net", "ipc", "uts"), each pinned at `pins[kind]`.
+    """New namespaces of `kinds` ("net", "ipc", "uts"), each pinned at `pins[kind]`. `last` is then run inside.
 
     `hostname` and `sysctls` are set inside; only those that the new namespaces hold may be named (a thread that
     stays in the node's own network would change the node). On failure nothing stays pinned.
@@ -40,6 +45,8 @@ def make(
             write_sysctl(name, value)
         for kind in kinds:
             _pin_file(f"/proc/thread-self/ns/{kind}", pins[kind])
+        if last is not None:
+            last()
 
     try:
         thread.apart(fill, unshare=flags)

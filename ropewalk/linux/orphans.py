@@ -42,8 +42,18 @@ class Orphans:
     def _reap(self) -> None:
         """Our own children are reaped by their pidfd (spawn.py), with their exit code."""
         self._look = None
+        if not _any_ended():
+            return
         for pid in process.children(os.getpid()):
             if pid not in spawn.started:
                 with contextlib.suppress(ChildProcessError):
                     if (result := os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)) is not None:
                         spawn.reaped(result)
+
+
+def _any_ended() -> bool:
+    """Whether any child waits to be reaped: one call says, mostly, that a list of them all is not needed."""
+    try:
+        return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return False

@@ -117,7 +117,7 @@ def spawn(
     EACCES, ENOEXEC.
     """
     environment = {"PATH": PATH, **(env or {})}
-    program = _look_up(argv[0], environment["PATH"])
+    program = look_up(argv[0], environment["PATH"])
     wanted = {0: stdin, 1: stdout, 2: stderr, **(pass_fds or {})}
     pid = ctypes.c_int()
     arguments = _strings([os.fsencode(argument) for argument in argv])
@@ -179,7 +179,8 @@ def adopt(pid: int, argv: Sequence[str]) -> Process:
     return Process(pid, argv)
 
 
-def _look_up(name: str, path: str) -> str:
+def look_up(name: str, path: str = PATH) -> str:
+    """The program that a name means, as execvp(3) looks; a path is itself. FileNotFoundError if there is none."""
     if "/" in name:
         return name
     for directory in path.split(":"):

@@ -1,7 +1,8 @@
 """Network namespaces: each pinned under /run/netns, a few of them made before a pod asks (0.75 ms each).
 
 A ready one has its loopback up, takes no router advertisements, and holds a netlink socket open that was made inside:
-configuring the pod's interface then needs no thread that joins the namespace. Filling up waits for a quiet moment, so
+configuring the pod's interface then needs no thread that joins the namespace. Everybody may ping and bind low ports in
+it, unless a pod's own sysctls say otherwise. Filling up waits for a quiet moment, so
 that it takes nothing from pods that are being started.
 """
 
@@ -23,6 +24,7 @@ DIRECTORY = "/run/netns"
 _QUIET = 0.1  # seconds without a pod taking one, before another is made
 _RETRY = 30.0  # seconds after a failure; a pod that needs one meanwhile tries, and says what is wrong
 _SYSCTLS = "/proc/sys/net/ipv6/conf"
+_OPEN = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
 _LOOPBACK = 1  # the first link of every namespace (include/net/net_namespace.h, LOOPBACK_IFINDEX)
 
 
@@ -129,12 +131,16 @@ class Namespaces:
     def _make(self, path: str) -> None:
         os.makedirs(self._directory, mode=0o755, exist_ok=True)
         values = {} if self.ipv6 is None else sysctls(ipv6=self.ipv6)
-        if namespaces.is_pinned(path):
+
+        def connect() -> None:
+            self._sockets[path] = netlink.Socket()
+
+        if namespaces.is_pinned(path):  # a pod's with users of its own, where the range of groups would be refused
             namespaces.write_sysctls({"net": path}, values)
+            namespaces.inside({"net": path}, connect)
         else:
-            namespaces.make(["net"], {"net": path}, sysctls=values)
+            namespaces.make(["net"], {"net": path}, sysctls=_OPEN | values, last=connect)
         try:
-            self._sockets[path] = namespaces.inside({"net": path}, netlink.Socket)
             self._sockets[path].apply([rtnetlink.set_link(_LOOPBACK)])
         except BaseException:
             self.remove(path)

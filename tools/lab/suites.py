@@ -14,7 +14,7 @@ from tools.lab import frames, image, machine
 
 HANDLERS = "(crun or runc) and not conmon"
 KILLS = "test_update or (test_remove and False) or (test_create and (network or shared))"
-SLOWER = 10  # than this machine: how much longer a test may take
+SLOWER = 10  # than this machine: how much longer a test, and each wait in it, may take
 LIMIT = 900.0  # seconds for one suite
 SUITES = {
     # Every handler, by the systemd driver; the cgroups and user namespaces of this kernel.
@@ -48,7 +48,7 @@ def run(reports: Path) -> list[Path]:
             options = ("-n", str(machine.PROCESSORS), f"--timeout={60 * SLOWER}", f"--junit-xml={report}")
             vm.run(
                 f"{image.DEV}/bin/python", "-m", "pytest", "-v", *options, *arguments,
-                env=environment, cwd=image.TREE, timeout=LIMIT, check=False,
+                env={**environment, "DEV_SLOWER": str(SLOWER)}, cwd=image.TREE, timeout=LIMIT, check=False,
                 output=partial(note, said),
             )  # fmt: skip
             sys.stdout.buffer.write(b"".join(said))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -42,6 +41,7 @@ EXPLANATIONS = (
     ("in state stopped", Kind.STATE, ""),
     ("already dead", Kind.STATE, ""),
     ("kill: permission denied", Kind.DENIED, SIGNAL_RULE),
+    ("save rejected", Kind.STATE, "what the container has open cannot be saved"),
     ("cgroups in hybrid mode", Kind.UNSUPPORTED, "mount the v1 hugetlb controller, or boot with cgroup v2 only"),
     ("unknown version specified", Kind.UNSUPPORTED, "the runtime is older than the bundle's ociVersion: upgrade it"),
 )
@@ -69,7 +69,10 @@ class Command:
     def source(self) -> str:
         """The program as it is installed. Looked up at each use: it may be installed, or replaced, while the daemon
         runs. The name if it is absent."""
-        return shutil.which(self.program, path=spawn.PATH) or self.program
+        try:
+            return spawn.look_up(self.program)
+        except FileNotFoundError:
+            return self.program
 
     @property
     def path(self) -> str:

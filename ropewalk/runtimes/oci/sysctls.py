@@ -15,19 +15,14 @@ _VALUE = re.compile(r"[\x20-\x7e\t]{0,4096}\Z")
 _IPC = ("kernel.shm", "kernel.msg", "fs.mqueue.")
 
 UNPRIVILEGED_PORTS = "net.ipv4.ip_unprivileged_port_start"
-PING_GROUPS = "net.ipv4.ping_group_range"
 
 
 def build(pod: PodSpec) -> dict[str, str]:
-    """What to write in the pod's namespaces: everybody may ping and bind low ports there, unless the request says
-    otherwise or the network is the node's. A gid range beyond a user namespace's map is refused by the kernel."""
+    """What to write in the pod's namespaces. A network of the pod's own lets everybody ping and bind low ports from
+    the beginning (network/netns.py), but not one that its user namespace owns: there low ports are opened here, and a
+    range of groups beyond the map would be refused by the kernel."""
     check(pod)
-    defaults: dict[str, str] = {}
-    if not pod.host_network:
-        defaults[UNPRIVILEGED_PORTS] = "0"
-        users = pod.namespaces.userns_options
-        if users is None or users.mode is NamespaceMode.NODE:
-            defaults[PING_GROUPS] = "0 2147483647"
+    defaults = {UNPRIVILEGED_PORTS: "0"} if pod.own_users and not pod.host_network else {}
     return {**defaults, **pod.linux.sysctls}
 
 

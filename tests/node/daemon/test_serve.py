@@ -36,7 +36,7 @@ async def launch(private: nodes.Node) -> None:
     with private.log_file.open("ab") as log:
         private.process = subprocess.Popen(private.command(), stdout=log, stderr=log, env=private.environment)
     async with asyncio.timeout(20):
-        while not os.path.exists(private.address):
+        while not private.listens():
             await asyncio.sleep(0.01)
 
 
@@ -83,7 +83,7 @@ async def test_the_service_manager_is_told_and_sigterm_is_quick(private: nodes.N
         private.stop()
         took = time.monotonic() - began
         assert manager.recv(100) == b"STOPPING=1"
-    assert took < 3  # a fraction of it on a quiet machine
+    assert took < 10  # a fraction of a second on a quiet machine
     assert not os.path.exists(private.address)
 
 
@@ -98,6 +98,7 @@ async def test_a_killed_daemons_socket_is_no_obstacle(private: nodes.Node) -> No
 async def test_missing_programs_are_said_in_status_and_pods_fail_clearly(private: nodes.Node) -> None:
     private.config_file.write_text('[runtimes.crun]\npath = "/nonexistent/crun"\n')
     await launch(private)
+    await private.tried()
     async with private.client() as client:
         status = await client.status(verbose=True)
         condition = status.condition("RuntimeReady")

@@ -22,7 +22,7 @@ from tests.fakes import registry as fakes
 class Store:
     """Everything that daemon/wiring.py would put together for images, on one root."""
 
-    def __init__(self, root: Path, *, limit: int = 2, stall: float = 5.0) -> None:
+    def __init__(self, root: Path, *, limit: int = 2, stall: float = 30.0) -> None:
         self.root = root
         self.hosts = root / "certs.d"
         self.hosts.mkdir(parents=True, exist_ok=True)

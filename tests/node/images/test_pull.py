@@ -316,7 +316,7 @@ async def test_a_bad_layer_fails_the_pull_and_leaves_nothing(
     reopen: Reopen, fake: fakes.Registry, lie: object, kind: Kind
 ) -> None:
     assert callable(lie)
-    images = await reopen(stall=0.3)
+    images = await reopen(stall=1.0 if lie is stalled else 30.0)
     fake.add("1", IMAGE)
     lie(fake)
     with pytest.raises(RopewalkError) as caught:

@@ -159,13 +159,13 @@ def test_cdi_devices_are_not_built_yet() -> None:
 
 
 def test_sysctl_defaults() -> None:
-    both = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
-    assert sysctls.build(samples.pod_spec()) == both
+    low_ports = {"net.ipv4.ip_unprivileged_port_start": "0"}
+    assert sysctls.build(samples.pod_spec()) == {}  # its network has them already
     assert sysctls.build(samples.pod_spec(network=HOST)) == {}
-    assert sysctls.build(users(MAP)) == {"net.ipv4.ip_unprivileged_port_start": "0"}
-    assert sysctls.build(users(mode=HOST)) == both
+    assert sysctls.build(users(MAP)) == low_ports
+    assert sysctls.build(users(mode=HOST)) == {}
     asked = {"net.ipv4.ip_unprivileged_port_start": "1024", "kernel.shm_rmid_forced": "1"}
-    assert sysctls.build(linux(sysctls=asked)) == {**both, **asked}
+    assert sysctls.build(linux(sysctls=asked)) == asked
 
 
 @pytest.mark.parametrize(
