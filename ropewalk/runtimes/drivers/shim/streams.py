@@ -39,6 +39,7 @@ class ExecStreams(streams.Streams):
         ]
         self._exit: asyncio.Task[int] | None = None
         self._closed = False
+        self._silent = 0.0  # since when, by the loop's clock
 
     async def start(self) -> None:
         await self._command.start()
@@ -71,22 +72,25 @@ class ExecStreams(streams.Streams):
     async def _next(self) -> None:
         """Something to read, or an end. After the exit the streams end soon, unless something else holds them."""
         exited = self._exit is not None and self._exit.done()
-        waits = [
-            asyncio.ensure_future(self._more.wait()),
-            *(asyncio.ensure_future(o.ended.wait()) for o in self._outputs),
-        ]
-        open_ones = [wait for wait in waits if not wait.done()]
+        ends = [output.ended for output in self._outputs if not output.ended.is_set()]
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._more, *ends)]
         try:
             done, _ = await asyncio.wait(
-                open_ones, timeout=inside.SILENCE if exited else None, return_when=asyncio.FIRST_COMPLETED
+                waits, timeout=inside.SILENCE if exited else None, return_when=asyncio.FIRST_COMPLETED
             )
-            if exited and not done:
+            if exited and not done and self._is_over():
                 for output in self._outputs:
                     output.drain()
         finally:
             for wait in waits:
                 wait.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
+
+    def _is_over(self) -> bool:
+        """Silence after the exit: something in the background holds the streams, or the shim copies the rest late."""
+        now = asyncio.get_running_loop().time()
+        self._silent = self._silent or now
+        return self._command.is_held() or now - self._silent > inside.COPY_SECONDS
 
     async def write(self, data: bytes) -> None:
         await self._input.write(data)

@@ -33,6 +33,9 @@ class Command:
     async def forget(self) -> None:
         pass
 
+    def is_held(self) -> bool:
+        return False
+
 
 class Deaf(Command):
     async def end(self) -> None:
@@ -61,3 +64,70 @@ async def test_one_that_never_tells_is_no_cancellation(paths: stdio.Paths, monke
     with pytest.raises(RopewalkError, match="did not tell its end") as caught:
         await opened.exit()
     assert caught.value.kind is Kind.STATE
+
+
+async def late(path: str) -> None:
+    """A shim on a busy machine copies what the command wrote when it has ended long since."""
+    fd = os.open(path, os.O_WRONLY)
+    await asyncio.sleep(0.1)
+    os.write(fd, b"late")
+    os.close(fd)
+
+
+@pytest.fixture
+def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(inside, "SILENCE", 0.01)
+    os.mkfifo(tmp_path / "stdout")
+    return str(tmp_path / "stdout")
+
+
+async def test_what_is_copied_late_is_read(paths: stdio.Paths, output: str) -> None:
+    command = Command()
+    opened = streams.ExecStreams(cast(inside.Command, command), stdio.Paths(paths.stdin, output))
+    await opened.start()
+    copying = asyncio.ensure_future(late(output))
+    command.told.set_result(0)
+    chunk = await opened.read()
+    assert chunk is not None
+    assert chunk.data == b"late"
+    assert await opened.read() is None
+    await copying
+    await opened.close()
+
+
+async def test_what_is_copied_late_is_collected(output: str) -> None:
+    collected = inside.Collected(100)
+    one = stdio.Output(output, collected.out)
+    copying = asyncio.ensure_future(late(output))
+    await inside.settle(cast(inside.Command, Command()), [one])
+    assert collected.stdout == b"late"
+    await copying
+
+
+async def test_what_the_background_holds_is_not_waited_for(output: str) -> None:
+    held = Command()
+    held.is_held = lambda: True  # type: ignore[method-assign]
+    one = stdio.Output(output, lambda data: None)
+    async with asyncio.timeout(5):
+        await inside.settle(cast(inside.Command, held), [one])
+    one.close()
+
+
+async def test_a_stream_that_has_ended_does_not_keep_its_reader_awake(paths: stdio.Paths, output: str) -> None:
+    """As standard error with a terminal."""
+    command, rounds = Command(), 0
+    opened = streams.ExecStreams(cast(inside.Command, command), stdio.Paths(paths.stdin, output))
+    wait = opened._next
+
+    async def count() -> None:
+        nonlocal rounds
+        rounds += 1
+        await wait()
+
+    opened._next = count  # type: ignore[method-assign]
+    await opened.start()
+    copying = asyncio.ensure_future(late(output))
+    assert await opened.read() is not None
+    assert rounds <= 2
+    await copying
+    await opened.close()
