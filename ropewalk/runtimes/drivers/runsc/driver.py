@@ -306,7 +306,12 @@ class Driver(oci.Driver):
         )
 
     async def checkpoint(self, id: str, task: Task, directory: str) -> None:
-        await checkpoints.save(self.command, self._pod(id), directory)
+        """Containers that have ended would be waited for at a restore, so the Sentry forgets them; how they ended is
+        known by then. It refuses to forget one that lives."""
+        pod = self._pod(id)
+        for other in self._members(pod) - {id, pod}:
+            await self.command.run(other, "delete", other, timeout=oci.DELETE_SECONDS)
+        await checkpoints.save(self.command, pod, directory)
 
     async def restore_pod(self, id: str, directory: str) -> Task:
         """Of a pod with a network of its own, which is what refusals.py lets through."""
@@ -320,8 +325,20 @@ class Driver(oci.Driver):
             directory,
             flags=flags,
             mounts=self._start_mounts("sandbox"),
-            forget=self._remove_state,
+            forget=self._forget_all,
         )
+
+    async def _forget_all(self, pod_id: str) -> None:
+        """Of a pod whose Sentry is dead."""
+        for id in self._members(pod_id):
+            await self._remove_state(id)
+
+    def _members(self, pod_id: str) -> set[str]:
+        """Ids that runsc has state of in this pod; its own is among them."""
+        return {
+            os.path.basename(path).partition("_")[0]
+            for path in glob.glob(f"{glob.escape(self.root)}/*_sandbox:{pod_id}.state")
+        }
 
     # Undoing
 
