@@ -64,6 +64,12 @@ class Store:
         left += [info.name for info in self.snapshotter.list() if info.kind is SnapshotKind.ACTIVE]
         return left + [lease.id for lease in self.leases.live()]
 
+    async def undone(self) -> None:
+        """Until nothing is left behind: a failed or cancelled pull's other layers are given up in the background."""
+        async with asyncio.timeout(30):
+            while self.left_behind() or self.puller.progress():
+                await asyncio.sleep(0.01)
+
     async def mounted(self, image: store.Image, where: Path) -> Path:
         """The image's root file system, writable, at `where`; unmount it."""
         (wanted,) = await self.snapshotter.prepare(f"test-{where.name}", image.chain_id)
