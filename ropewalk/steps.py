@@ -9,6 +9,7 @@ and recovery after a kill therefore run the same code.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
@@ -36,10 +37,19 @@ async def advance(owner: Any, steps: Sequence[Step], id: str) -> None:
             await step.do(owner, id)
             checkpoint(f"{step.name}:after")
         except BaseException as error:
-            left = await asyncio.shield(asyncio.ensure_future(retreat(owner, steps, id)))
-            for note in left:
+            for note in await _retreat_whole(owner, steps, id):
                 error.add_note(note)
             raise
+
+
+async def _retreat_whole(owner: Any, steps: Sequence[Step], id: str) -> list[str]:
+    """`retreat` to its end, however often the caller is cancelled meanwhile (by Stop, by Remove, by both): whoever gets
+    no note takes the operation for undone, and its row away."""
+    undo = asyncio.ensure_future(retreat(owner, steps, id))
+    while not undo.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([undo])
+    return ["the undo was cut off"] if undo.cancelled() else undo.result()
 
 
 async def retreat(owner: Any, steps: Sequence[Step], id: str) -> list[str]:

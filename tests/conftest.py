@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import hatch_build
+from tools import trace
 
 # gRPC starts threads in the children of a process that has used it; what tests fork (linux/userns.py) must have one.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
@@ -24,7 +25,8 @@ def repository() -> Path:
 
 def pytest_configure(config: pytest.Config) -> None:
     """What runs is made of the source that is there, however pytest was started."""
-    if not hasattr(config, "workerinput"):  # once, not in each worker of xdist
+    trace.run_names()  # what is chosen here holds in the workers of xdist, too
+    if not hasattr(config, "workerinput"):  # once, not in each of them
         hatch_build.compile_monitor(ROOT)
 
 

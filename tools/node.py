@@ -31,6 +31,7 @@ REGISTRIES = ("docker.io", "registry.k8s.io", "k8s.gcr.io", "gcr.io")
 LEDGER = "DEV_NODES"  # environment: a file that lists what the names of all nodes of a test run contain
 POD_LOGS = Path("/var/log/pods")
 READY = 30.0 * workload.SLOWER  # seconds from start to Ready; it takes a fraction of one
+TRIALS = 120.0 * workload.SLOWER
 STOP = 20.0 * workload.SLOWER
 
 
@@ -90,7 +91,8 @@ class Node:
     async def start(self) -> float:
         """Start the daemon; seconds until it answers and is ready."""
         before = time.monotonic()
-        if self.probes is not None and not self.has_run:
+        first = self.probes is not None and not self.has_run
+        if self.probes is not None and first:
             shutil.copytree(self.probes, self.state / "probes", dirs_exist_ok=True)
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
@@ -101,7 +103,7 @@ class Node:
                 env=self.environment,
                 start_new_session=True,
             )
-        while not self._listens():  # only then a client: gRPC waits a second after a refused connection
+        while not self.listens():  # only then a client: gRPC waits a second after a refused connection
             if self.process.poll() is not None:
                 raise DidNotStart(f"the daemon ended with {self.process.returncode}:\n{self.log()}")
             if time.monotonic() - before > READY:
@@ -113,9 +115,12 @@ class Node:
             except TimeoutError as error:
                 raise DidNotStart(f"{error}\n{self.log()}") from None
         self.has_run = True
-        return time.monotonic() - before
+        took = time.monotonic() - before
+        if first:
+            await self.tried()  # some are set up in a way of their own
+        return took
 
-    def _listens(self) -> bool:
+    def listens(self) -> bool:
         with socket.socket(socket.AF_UNIX) as probe:
             return probe.connect_ex(self.address) == 0
 
@@ -148,10 +153,15 @@ class Node:
     def client(self) -> cri.Client:
         return cri.Client(self.address)
 
+    async def tried(self) -> None:
+        """Until every handler was tried, by this daemon or an earlier one."""
+        async with asyncio.timeout(TRIALS), admin.Client(self.address) as client:
+            while not all(runtime.evidence for runtime in await client.runtimes()):
+                await asyncio.sleep(0.05)
+
     async def learn(self, probes: Path) -> None:
         """Try every handler, and keep what was found for Node.probes."""
-        async with admin.Client(self.address) as client:
-            await client.runtimes()  # it waits for the probes
+        await self.tried()
         shutil.copytree(self.state / "probes", probes)
 
     # The end.

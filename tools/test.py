@@ -96,7 +96,8 @@ def closing_line(outcome: Outcome, seconds: float) -> str:
 def leftovers(before: set[str], ledger: Path) -> list[str]:
     """What the tests left on the machine: of their nodes, which the ledger names, and under names for tests."""
     marks = ledger.read_text().splitlines() if ledger.exists() else []
-    return trace.added(before, "ropewalk-test-", *marks)
+    names = trace.run_names()
+    return trace.added(before, names, names.replace("-", "_"), *marks)
 
 
 def main() -> int:
@@ -105,6 +106,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="ropewalk-dev-", dir="/var/tmp") as directory:
         ledger = Path(directory) / "nodes"
         os.environ[node.LEDGER] = str(ledger)
+        os.environ[trace.RUN] = str(os.getpid())
         before = trace.snapshot()
         outcome = Outcome()
         if sys.argv[1:] == ["--vm"]:

@@ -7,6 +7,7 @@ One line is one thing: `mount /run/…`, `netns ropewalk-…`, `link rw0000…`,
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import time
@@ -15,6 +16,7 @@ from typing import Any
 
 CGROUPS = Path("/sys/fs/cgroup")
 PROGRAMS = ("ropewalk-monitor"[:15], "conmon", "crun", "runc", "catatonit", "containerd-shim")  # as comm has them
+RUN = "DEV_RUN"  # environment: what tells one test run's things from those of another on this machine
 LINK = re.compile(r"ropewalk|rw[0-9a-f]{12}$")  # bridges, and host sides of pods' links: rw + tag + 8 hex digits
 DIRECTORIES = (Path("/run"), Path("/var/lib"), Path("/var/tmp"))
 
@@ -74,13 +76,23 @@ def paths() -> set[str]:
     return {f"path {path}" for directory in DIRECTORIES for path in directory.glob("ropewalk*")}
 
 
+def own_names() -> str:
+    """How the names begin that a process of a test run gives to what belongs to no node."""
+    return f"{run_names()}{os.environ.get('PYTEST_XDIST_WORKER', 'main')}-"
+
+
+def run_names() -> str:
+    """Likewise of all processes of this run."""
+    return f"ropewalk-test-{os.environ.setdefault(RUN, str(os.getpid()))}-"
+
+
 def snapshot(*marks: str) -> set[str]:
     """Everything of Ropewalk's on this machine, or only the lines that contain one of `marks`."""
     lines = mounts() | namespaces() | links() | tables() | cgroups() | processes() | paths()
     return {line for line in lines if not marks or any(mark in line for mark in marks)}
 
 
-def added(before: set[str], *marks: str, patience: float = 10.0) -> list[str]:
+def added(before: set[str], *marks: str, patience: float = 30.0) -> list[str]:
     """What is there now and was not before; what is going away anyway (background tear-down) has `patience` seconds."""
     deadline = time.monotonic() + patience
     while (left := sorted(snapshot(*marks) - before)) and time.monotonic() < deadline:

@@ -32,7 +32,9 @@ class Ran(Struct, frozen=True):
 
 
 async def ensure_image(client: cri.Client, reference: str, policy: str, *, quiet: bool) -> None:
-    """`policy`: "missing", "always" or "never", as docker's --pull."""
+    """`policy`: "missing", "always" or "never", as docker's --pull. A path is a checkpoint, which nobody pulls."""
+    if reference.startswith("/"):
+        return
     present = policy != "always" and await client.image(reference) is not None
     if not present and policy == "never":
         raise NotFound(f"no image {reference!r}", hint=f"`ropewalk pull {reference}`, or --pull missing")

@@ -148,6 +148,11 @@ class Client(endpoint.Endpoint):
         reply = await self._runtime("ExecSync", request, TIMEOUT + timeout if timeout else None)
         return _read(values.ExecResult, reply)
 
+    async def checkpoint(self, id: str, location: str, *, timeout: int = 0) -> None:
+        """Write an archive at `location`, a path of the endpoint's node; `timeout` whole seconds, 0 for its default."""
+        request = pb.CheckpointContainerRequest(container_id=id, location=location, timeout=timeout)
+        await self._runtime("CheckpointContainer", request, max(TIMEOUT, timeout))
+
     # Statistics.
 
     async def container_stats(

@@ -1,7 +1,8 @@
 """Lists as bytes: each record's element of a list reply is serialised once and joined when asked.
 
 Every list reply of the CRI, unary or streamed, has its elements in field 1, so one frame serves both. A frame is
-valid as long as the record is the very object it was made from (records are frozen).
+valid as long as the record is the very object it was made from (records are frozen), and kept as long as its table
+has that object.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
 
-from ropewalk.state.store import Record
+from ropewalk.state.store import Record, Table
 
 R = TypeVar("R", bound=Record)
 
@@ -54,18 +55,21 @@ def chunks(elements: Iterable[bytes]) -> Iterator[bytes]:
 
 
 class Frames(Generic[R]):
-    """The frames of one type of record. `changed` is a watcher for its table: it drops what is gone."""
+    """The frames of the records of a table."""
 
-    def __init__(self, translate: Callable[[R], Message]) -> None:
+    def __init__(self, translate: Callable[[R], Message], table: Table[R]) -> None:
         self._translate = translate
+        self._table = table
         self._frames: dict[str, tuple[R, bytes]] = {}
+        table.watch(self._changed)
 
     def frame(self, record: R) -> bytes:
         held = self._frames.get(record.id)
         if held is not None and held[0] is record:
             return held[1]
         frame = element(self._translate(record))
-        self._frames[record.id] = (record, frame)
+        if self._table.get(record.id) is record:  # not one that went while its statistics were read
+            self._frames[record.id] = (record, frame)
         return frame
 
     def join(self, records: Iterable[R]) -> bytes:
@@ -76,6 +80,6 @@ class Frames(Generic[R]):
         """The same as messages of a stream."""
         return chunks(map(self.frame, records))
 
-    def changed(self, old: R | None, new: R | None) -> None:
+    def _changed(self, old: R | None, new: R | None) -> None:
         if old is not None and new is None:
             self._frames.pop(old.id, None)

@@ -24,8 +24,7 @@ class ImageService:
         self._puller = puller
         self._usage = usage
         self._mountpoint = mountpoint
-        self._frames: frames.Frames[Image] = frames.Frames(translate.image)
-        images.watch(self._frames.changed)
+        self._frames: frames.Frames[Image] = frames.Frames(translate.image, images.table)
 
     async def ListImages(self, request: pb.ListImagesRequest) -> bytes:
         return self._frames.join(self._images.list(request.filter.image.image))

@@ -39,13 +39,9 @@ class RuntimeService:
         self._handlers = handlers
         self._network = network
         self._status = status
-        self._pod_frames: frames.Frames[Pod] = frames.Frames(translate.pod)
-        self._container_frames: frames.Frames[Container] = frames.Frames(translate.container)
-        self._encoder = stats.Encoder()
-        for pod_frames in (self._pod_frames, self._encoder.pods):
-            sandboxes.pods.watch(pod_frames.changed)
-        for container_frames in (self._container_frames, self._encoder.containers):
-            containers.containers.watch(container_frames.changed)
+        self._pod_frames: frames.Frames[Pod] = frames.Frames(translate.pod, sandboxes.pods)
+        self._container_frames: frames.Frames[Container] = frames.Frames(translate.container, containers.containers)
+        self._encoder = stats.Encoder(sandboxes.pods, containers.containers)
 
     # Identity and health.
 
@@ -141,6 +137,10 @@ class RuntimeService:
             raise Invalid("cmd holds a NUL byte")
         result = await self._containers.exec_sync(request.container_id, command, _seconds(request.timeout))
         return pb.ExecSyncResponse(stdout=result.stdout, stderr=result.stderr, exit_code=result.code)
+
+    async def CheckpointContainer(self, request: pb.CheckpointContainerRequest) -> pb.CheckpointContainerResponse:
+        await self._containers.checkpoint(request.container_id, request.location, _seconds(request.timeout))
+        return pb.CheckpointContainerResponse()
 
     # Statistics.
 

@@ -13,6 +13,7 @@ from ropewalk.linux.cgroup import CgroupStats, Pressure, Psi
 from ropewalk.network.counters import InterfaceStats
 from ropewalk.pods.records import Container, Pod
 from ropewalk.pods.stats import ContainerStats, PodStats
+from ropewalk.state.store import Table
 from ropewalk.wire.pb import cri_pb2 as pb
 
 POD_LINUX = pb.PodSandboxStats.LINUX_FIELD_NUMBER
@@ -22,19 +23,19 @@ POD_CONTAINERS = pb.LinuxPodSandboxStats.CONTAINERS_FIELD_NUMBER
 class Encoder:
     """Statistics to bytes; attributes are field 1 of both messages."""
 
-    def __init__(self) -> None:
-        self.pods: frames.Frames[Pod] = frames.Frames(translate.pod_attributes)
-        self.containers: frames.Frames[Container] = frames.Frames(translate.container_attributes)
+    def __init__(self, pods: Table[Pod], containers: Table[Container]) -> None:
+        self._pods: frames.Frames[Pod] = frames.Frames(translate.pod_attributes, pods)
+        self._containers: frames.Frames[Container] = frames.Frames(translate.container_attributes, containers)
 
     def container(self, stats: ContainerStats) -> bytes:
         """A runtime.v1.ContainerStats."""
-        return self.containers.frame(stats.container) + _container(stats).SerializeToString()
+        return self._containers.frame(stats.container) + _container(stats).SerializeToString()
 
     def pod(self, stats: PodStats) -> bytes:
         """A runtime.v1.PodSandboxStats."""
         containers = [frames.field(POD_CONTAINERS, self.container(c)) for c in stats.containers]
         linux = b"".join([_pod(stats).SerializeToString(), *containers])
-        return self.pods.frame(stats.pod) + frames.field(POD_LINUX, linux)
+        return self._pods.frame(stats.pod) + frames.field(POD_LINUX, linux)
 
 
 def _container(stats: ContainerStats) -> pb.ContainerStats:

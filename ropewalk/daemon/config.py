@@ -20,6 +20,7 @@ from ropewalk.daemon import logs, settings
 from ropewalk.errors import Invalid
 from ropewalk.images import pull, reference
 from ropewalk.network import network
+from ropewalk.pods import checkpoints
 from ropewalk.runtimes import registry
 
 FILE = "/etc/ropewalk/config.toml"
@@ -92,6 +93,7 @@ class Config(Struct, frozen=True):
     log: logs.Config = logs.Config()
     network: network.Config = network.Config()
     images: pull.Config = pull.Config()
+    checkpoints: checkpoints.Config = checkpoints.Config()
     runtimes: Runtimes = Runtimes()
 
     @property

@@ -33,6 +33,7 @@ from ropewalk.linux import cgroup, cgroup_systemd, process
 from ropewalk.linux.offload import Offload
 from ropewalk.network.network import Network
 from ropewalk.pods import placement
+from ropewalk.pods.checkpoints import Checkpoints
 from ropewalk.pods.containers import Containers
 from ropewalk.pods.queues import Queues
 from ropewalk.pods.records import Container, Pod
@@ -54,6 +55,7 @@ ROOT_MODE, STATE_MODE = 0o700, 0o711
 FLUSH = 5.0  # seconds between attempts to write what a full disk kept in memory
 CHECKPOINT_BYTES = 4 << 20  # a write-ahead log larger than this is folded into the database
 COLLECT_DELAY = 0.5  # seconds from a removal to the collection, so that one serves many
+LOOKUP_PATIENCE = 1.0  # seconds after which a pod's lookup that hangs does not keep others' from being tried
 RESTART = 5.0  # seconds until background work that failed is started again
 
 log = logging.getLogger(__name__)
@@ -97,8 +99,10 @@ class Daemon:
 
     def _build_storage(self) -> None:
         config = self.config
-        self.offload = Offload()
+        self.offload = Offload()  # bulk: layers and blobs
+        self.lookups = Offload(patience=LOOKUP_PATIENCE)  # what a pod waits for; bulk work must not stand before it
         self.counting = Offload(2, background=True)
+        self.archiving = Offload(2)
         self.content = Content(f"{config.root}/content", self.offload)
         self.snapshotter = build_snapshotter(config, self.database, self.offload)
         self.leases = Leases(self.database)
@@ -114,6 +118,15 @@ class Daemon:
         queues = Queues()
         pods = Table(self.database, "pods", Pod, noun="pod sandbox")
         containers = Table(self.database, "containers", Container, noun="container")
+        checkpoints = Checkpoints(
+            config.checkpoints,
+            containers,
+            pods,
+            self.handlers,
+            self.health,
+            self.archiving,
+            directory=f"{config.root}/checkpoints",
+        )
         self.containers = Containers(
             containers,
             pods,
@@ -122,8 +135,9 @@ class Daemon:
             self.snapshotter,
             self.handlers,
             self.health,
-            self.offload,
+            self.lookups,
             self.apparmor,
+            checkpoints,
             node=facts,
             state=config.state,
             boot_id=boot_id,
@@ -137,7 +151,7 @@ class Daemon:
             self.cgroups,
             self.handlers,
             self.health,
-            self.offload,
+            self.lookups,
             node=facts,
             **names,
         )
@@ -255,7 +269,8 @@ class Daemon:
             await runtime.close()
         await self.network.close()
         self.database.close()
-        await asyncio.gather(self.offload.close(), self.counting.close(), self.workers.close())
+        workers = (self.offload, self.lookups, self.counting, self.archiving, self.workers)
+        await asyncio.gather(*(one.close() for one in workers))
 
 
 def make_directories(config: Config) -> None:

@@ -39,7 +39,8 @@ _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _IFA_NODAD = 0x2
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_MULTIPATH = 1, 4, 5, 6, 9
 _TABLE_MAIN, _SCOPE_UNIVERSE, _UNICAST = 254, 0, 1
-_PROTOCOL_BOOT, _PROTOCOL_RA = 3, 9
+_PROTOCOL_KERNEL, _PROTOCOL_BOOT, _PROTOCOL_RA = 2, 3, 9
+_CLONED, _ONLINK = 0x200, 0x4  # RTM_F_CLONED, RTNH_F_ONLINK
 _STATS_LINK_64 = 1  # IFLA_STATS_LINK_64; its filter bit is 1 << 0
 
 Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
@@ -177,6 +178,11 @@ def new_default_route(index: int, gateway: Address) -> bytes:
     )
 
 
+def new_route(body: bytes) -> bytes:
+    """A route as `own_routes` has it; one with the same destination is replaced."""
+    return netlink.message(_NEWROUTE, body, flags=netlink.CREATE | netlink.REPLACE)
+
+
 def links(sock: netlink.Socket) -> list[Link]:
     """Every link of the socket's namespace."""
     request = netlink.message(_GETLINK, _LINK.pack(0, 0, 0, 0, 0) + netlink.u32(_IFLA_EXT_MASK, _SKIP_STATS))
@@ -219,6 +225,19 @@ def routes(sock: netlink.Socket) -> list[Route]:
     """Every route of the socket's namespace, of all tables, those of its own addresses too."""
     request = netlink.message(_GETROUTE, _ROUTE.pack(0, 0, 0, 0, 0, 0, 0, 0, 0))
     return [route for _, body in sock.dump(request) if (route := parse_route(body)) is not None]
+
+
+def own_routes(sock: netlink.Socket) -> list[bytes]:
+    """Bodies of the unicast routes of the main table that somebody made, not the kernel by itself: those without a
+    gateway first, because the others lead through them."""
+    found = []
+    for _, body in sock.dump(netlink.message(_GETROUTE, _ROUTE.pack(0, 0, 0, 0, 0, 0, 0, 0, 0))):
+        *head, flags = _ROUTE.unpack_from(body)
+        _, _, _, _, table, protocol, _, kind = head
+        made = protocol not in (_PROTOCOL_KERNEL, _PROTOCOL_RA) and not flags & _CLONED
+        if made and table == _TABLE_MAIN and kind == _UNICAST:  # the kernel takes no flags that tell of the link
+            found.append(_ROUTE.pack(*head, flags & _ONLINK) + body[_ROUTE.size :])
+    return sorted(found, key=lambda body: _RTA_GATEWAY in netlink.attributes(body, _ROUTE.size))
 
 
 def parse_route(body: bytes) -> Route | None:

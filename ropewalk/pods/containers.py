@@ -13,20 +13,20 @@ import signal
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 
-from msgspec import structs
-
 from ropewalk import ids, steps
 from ropewalk.errors import Kind, NotFound, RopewalkError, WrongState
 from ropewalk.images.store import Image, Images
 from ropewalk.linux import selinux
 from ropewalk.linux.offload import Offload
-from ropewalk.pods import files, identity, joined, phases, placement
+from ropewalk.pods import identity, inputs, joined, phases, placement
+from ropewalk.pods.checkpoints import Checkpoints
 from ropewalk.pods.queues import Queues
 from ropewalk.pods.records import Container, ContainerPhase, Pod, PodPhase, User
 from ropewalk.runtimes import health, refusals
 from ropewalk.runtimes.apparmor import AppArmor
 from ropewalk.runtimes.handler import ContainerPlan, ExecResult, Exit, Handler
-from ropewalk.runtimes.oci import build, resolve, seccomp, security, validate
+from ropewalk.runtimes.oci import build, validate
+from ropewalk.runtimes.oci import resources as limits
 from ropewalk.runtimes.oci.facts import NodeFacts
 from ropewalk.runtimes.registry import Handlers
 from ropewalk.singleflight import Flights
@@ -61,6 +61,7 @@ class Containers:
         probed: health.Health,
         offload: Offload,
         apparmor: AppArmor,
+        checkpoints: Checkpoints,
         *,
         node: NodeFacts,
         state: str,
@@ -75,9 +76,8 @@ class Containers:
         self._handlers = handlers
         self._health = probed
         self._offload = offload
-        self._apparmor = apparmor
-        self._node = node
-        self._state = state
+        self.checkpoints = checkpoints
+        self._inputs = inputs.Inputs(handlers, offload, apparmor, node=node, state=state)
         self._boot_id = boot_id
         self._now = now
         self._flights: Flights[Container] = Flights(abandon=False)
@@ -104,9 +104,7 @@ class Containers:
 
     async def create(self, pod_id: str, spec: ContainerSpec) -> Container:
         """A CREATED container. A repeat with the same metadata joins or adopts."""
-        pod = self._pods.resolve(pod_id, visible=lambda pod: pod.phase.value != "making")
-        if pod.phase is not PodPhase.READY:
-            raise WrongState(f"pod sandbox {pod.id!r} is not ready", hint="run a new one with the next attempt number")
+        pod = self._ready(self._pods.resolve(pod_id, visible=lambda pod: pod.phase is not PodPhase.MAKING))
         validate.validate_container(pod.spec, spec)
         handler = self._handlers[pod.handler]
         await self._health.known([handler.name], health.FIRST)  # for a pod of an earlier daemon
@@ -123,18 +121,25 @@ class Containers:
         async with self._queues.making(pod_id):
             left = self._find(pod_id, key)
             if left is not None:
-                await self._forget(left.id)
-            pod = self._pods[pod_id]
-            image = self._images.find(spec.image.image)
+                await self.undo(left.id)
+            pod = self._ready(self._pods[pod_id])  # it may have ended while others had their turns
+            name = await self.checkpoints.origin(pod, spec) or spec.image.image
+            image = self._images.find(name)
             if image is None:
-                raise NotFound(f"no image {spec.image.image!r} on this node", hint="pull it first")
+                raise NotFound(f"no image {name!r} on this node", hint="pull it first")
             with joined.namespaces(pod, spec, self.get) as paths:
                 return await self._make(pod, spec, image, paths)
+
+    @staticmethod
+    def _ready(pod: Pod) -> Pod:
+        if pod.phase is not PodPhase.READY:
+            raise WrongState(f"pod sandbox {pod.id!r} is not ready", hint="run a new one with the next attempt number")
+        return pod
 
     async def _make(self, pod: Pod, spec: ContainerSpec, image: Image, paths: dict[str, str]) -> Container:
         """`paths`: of the namespaces that it joins."""
         id = ids.new_id()
-        built = build.build(await self._inputs(id, pod, spec, image, paths))
+        built = build.build(await self._inputs.gather(id, pod, spec, image, paths))
         for warning in built.warnings:
             log.warning("not as asked", extra={"container": id, "container_name": spec.metadata.name, "what": warning})
         container = self._plan(id, pod, spec, image, built)
@@ -152,50 +157,6 @@ class Containers:
         made = self.containers.apply(id, phases.created, user, self._now())
         self.watch(made)
         return made
-
-    async def _inputs(
-        self, id: str, pod: Pod, spec: ContainerSpec, image: Image, paths: dict[str, str]
-    ) -> build.Inputs:
-        """What the spec depends on. Host paths are looked up by a worker: a dead network file system can hang it."""
-        call = self._offload.call
-        profile = seccomp.profile_file(spec.security)
-        limit = seccomp.MAX_PROFILE
-        config = self._handlers[pod.handler].config
-        return build.Inputs(
-            id=id,
-            pod_id=pod.id,
-            pod=pod.spec,
-            container=spec,
-            image=image.config,
-            passwd=image.passwd,
-            group=image.group,
-            namespaces=paths,
-            files=files.shared(self._state, pod.id, pod.spec),
-            files_locked=resolve.read_locked(files.directory(self._state, pod.id)),
-            cgroup_path=placement.container_cgroup(pod, id),
-            selinux_level=pod.selinux_level,
-            mounts=await call(resolve.read_mounts, spec.mounts) if spec.mounts else [],
-            devices=await call(resolve.read_devices, spec.devices) if spec.devices else [],
-            node_devices=await call(resolve.read_node_devices) if spec.security.privileged else [],
-            seccomp_profile=await call(resolve.read_seccomp_profile, profile, limit) if profile else None,
-            node=await self._facts(pod, spec),
-            annotations=config.pod_annotations,
-            fixed_annotations=config.annotations,
-        )
-
-    async def _facts(self, pod: Pod, spec: ContainerSpec) -> NodeFacts:
-        """The node's, with what the pod's handler can do on it, and the AppArmor profiles that are loaded now."""
-        capabilities = self._handlers[pod.handler].capabilities
-        loaded = await self._apparmor.ready(
-            security.named_apparmor(spec.security), default=security.wants_default_apparmor(spec.security)
-        )
-        return structs.replace(
-            self._node,
-            recursive_read_only=capabilities.recursive_read_only,
-            apparmor_default=loaded.default,
-            apparmor_problem=loaded.problem,
-            apparmor_profiles=loaded.profiles,
-        )
 
     def _plan(self, id: str, pod: Pod, spec: ContainerSpec, image: Image, built: build.Built) -> Container:
         """The row before the first side effect."""
@@ -235,6 +196,7 @@ class Containers:
         container = self.containers[id]
         spec = container.spec
         built = self._built[id]
+        checkpoint = await self.checkpoints.restore_pod(container)
         pod = self._pods[container.pod_id]
         for path in built.relabel:
             label = built.spec["linux"]["mountLabel"]
@@ -250,9 +212,9 @@ class Containers:
             tty=spec.tty,
             stdin=spec.stdin,
             stdin_once=spec.stdin_once,
-            propagation=built.propagation,
             userns=pod.namespaces.get("user", ""),
             pod=pod.task,
+            checkpoint=checkpoint,
         )
         task = await self._handler(id).create(plan)
         self.containers.apply(id, phases.tasked, task)
@@ -260,6 +222,7 @@ class Containers:
     async def delete_task(self, id: str) -> None:
         self._unwatch(id)
         await self._handler(id).delete(id, self.containers[id].cgroup)
+        await self.checkpoints.undo(self.containers[id])
 
     def _handler(self, id: str) -> Handler:
         return self._handlers.of(self.containers[id].handler)
@@ -287,8 +250,13 @@ class Containers:
                 await handler.kill(container.id, container.task, container.cgroup)
                 raise
             self.containers.apply(container.id, phases.started, began, derivable=True)
+            await self.checkpoints.forget(container.id)
 
     # The watch.
+
+    def is_watched(self, id: str) -> bool:
+        """Whether this daemon awaits its end, or has seen it."""
+        return id in self._watches
 
     def watch(self, container: Container) -> None:
         """Await its end, from CREATED on: a creator can be killed before it starts."""
@@ -301,14 +269,20 @@ class Containers:
         handler = self._handler(id)
         try:
             exit = await handler.wait(id, container.task, container.cgroup)
-        except (RopewalkError, OSError) as error:
+        except Exception as error:  # also what a handler of another package raises
             log.warning("cannot learn how the container ended", extra={"container": id, "error": str(error)})
             exit = phases.lost(self._now(), f"nobody saw it end: {error}")
         self._end(id, exit)
+        await self.end_orphans(container)
+
+    async def end_orphans(self, container: Container) -> None:
+        """Kill what outlived the init of a container that has ended: where its PID namespace is another's, nobody else
+        does."""
+        assert container.task is not None
         try:
-            await handler.kill(id, container.task, container.cgroup)  # orphans that outlived their init
+            await self._handler(container.id).kill(container.id, container.task, container.cgroup)
         except (RopewalkError, OSError) as error:
-            log.warning("processes outlive their container", extra={"container": id, "error": str(error)})
+            log.warning("processes outlive their container", extra={"container": container.id, "error": str(error)})
 
     def _end(self, id: str, exit: Exit) -> None:
         if id in self.containers:
@@ -338,11 +312,11 @@ class Containers:
             return
         await self._queues.adopted(container.pod_id)
         container = self.containers.get(container.id)
-        if container is None or container.phase is ContainerPhase.EXITED or container.task is None:
+        if container is None or not _may_run(container):
             return
+        self.watch(container)
         if container.phase is ContainerPhase.RUNNING and timeout > 0:
             if container.id not in self._asked_to_stop:
-                self._asked_to_stop.add(container.id)
                 timeout = await self._ask_to_stop(container, timeout)
             if await self._ended(container.id, timeout):
                 return
@@ -351,19 +325,25 @@ class Containers:
     async def _ask_to_stop(self, container: Container, timeout: float) -> float:
         """The stop signal; how many seconds there are to wait for its effect: none if the kernel lets none through."""
         assert container.task is not None
+        self._asked_to_stop.add(container.id)
         try:
             await self._handler(container.id).signal(container.id, container.task, container.stop_signal)
-        except RopewalkError as error:
-            if error.kind is not Kind.DENIED:
+        except BaseException as error:
+            if not (isinstance(error, RopewalkError) and error.kind is Kind.DENIED):
+                self._asked_to_stop.discard(container.id)  # the next stop asks again
                 raise
             log.warning("it cannot be asked to stop", extra={"container": container.id, "error": str(error)})
             return 0.0
         return timeout
 
     async def _kill(self, id: str) -> None:
+        """EXITED at return; also one that is watched only from now on, because its adoption failed. What was never
+        made whole is the undo's to end."""
         container = self.containers.get(id)
-        if container is None or container.task is None or container.phase is ContainerPhase.EXITED:
+        if container is None or not _may_run(container):
             return
+        assert container.task is not None
+        self.watch(container)
         handler = self._handler(id)
         await handler.signal(id, container.task, signal.SIGKILL)
         if await self._ended(id, 1.0):
@@ -388,19 +368,29 @@ class Containers:
             await self._remove(container.id)
 
     async def _remove(self, id: str) -> None:
-        if id not in self.containers:
-            return
         await self._kill(id)
-        await self._forget(id)
+        await self.undo(id)
+
+    async def undo(self, id: str) -> None:
+        """Undo CREATE, then the row; absent is fine. A removal and the recovery may want that at the same time: one
+        does it, the other joins."""
+        await self._changes.join(f"undo of container {id}", lambda: self._forget(id))
+
+    async def try_undo(self, id: str) -> None:
+        """The same for who does not depend on it: it is tried again, here or by who does."""
+        try:
+            await self.undo(id)
+        except RopewalkError as error:
+            log.warning("cannot undo yet", extra={"container": id, "error": error.message})
 
     async def _forget(self, id: str) -> None:
+        if id not in self.containers:
+            return
         left = await steps.retreat(self, CREATE, id)
         if left:
             raise RopewalkError(f"something of container {id!r} is left: {'; '.join(left)}", hint="try again")
         self.containers.remove(id)
         self._asked_to_stop.discard(id)
-
-    undo = _forget
 
     async def stop_all(self, timeout: float) -> Sequence[BaseException]:
         """Stop every container of every pod at once; what failed."""
@@ -409,8 +399,10 @@ class Containers:
         return [result for result in results if isinstance(result, BaseException)]
 
     async def kill_all(self, pod_id: str) -> None:
-        """SIGKILL to every container of the pod at once; all EXITED at return. The caller has the pod's turn."""
-        await _all(self._kill(container.id) for container in self.of(pod_id))
+        """SIGKILL to every container of the pod at once; all EXITED at return, and what an undo left behind is undone.
+        The caller has the pod's turn."""
+        members = self.of(pod_id)
+        await _all(self._kill(each.id) if is_visible(each) else self.try_undo(each.id) for each in members)
 
     async def remove_all(self, pod_id: str) -> None:
         await _all(self._remove(container.id) for container in self.of(pod_id))
@@ -439,10 +431,22 @@ class Containers:
         assert container.task is not None
         await handler.reopen_log(container.id, container.task)
 
+    async def checkpoint(self, id: str, location: str, timeout: float) -> None:
+        """Write a new archive at `location` of a running container, which runs on. Stop and Remove overtake it."""
+        await self.checkpoints.check(self.get(id))
+        async with self._queues.making(self.get(id).pod_id):
+            container, handler = await self._running(id)
+            await self.checkpoints.save(container, handler, location, timeout)
+
     async def update(self, id: str, resources: LinuxContainerResources) -> None:
         """New limits for a created or running container; the row tells the new values."""
         container = self.get(id)
         refusals.check_update(self._handler(container.id))
+        limits.check(resources)
+        key = f"update {ids.new_id()} of container {container.id}"  # none joins another one's
+        await self._changes.join(key, lambda: self._update(container, resources))
+
+    async def _update(self, container: Container, resources: LinuxContainerResources) -> None:
         async with self._queues.turn(container.pod_id):
             container = self.containers[container.id]
             if container.phase is ContainerPhase.EXITED or container.task is None:
@@ -465,6 +469,11 @@ class Containers:
         for watch in watches:
             watch.cancel()
         await asyncio.gather(*watches, return_exceptions=True)
+
+
+def _may_run(container: Container) -> bool:
+    """CREATED or RUNNING: its end is awaited, and told."""
+    return container.task is not None and container.phase in (ContainerPhase.CREATED, ContainerPhase.RUNNING)
 
 
 async def _all(work: Iterable[Coroutine[None, None, None]]) -> None:

@@ -6,6 +6,7 @@ Waiting for a process to end (StopContainer's grace, an exec) is not a change an
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 from collections.abc import AsyncIterator
 
@@ -18,7 +19,8 @@ class Queues:
     """Turns by pod id."""
 
     def __init__(self) -> None:
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._locks: dict[str, asyncio.Lock] = {}  # as long as somebody has a turn, or waits for one
+        self._users: collections.Counter[str] = collections.Counter()
         self._making: dict[str, set[asyncio.Task[object]]] = {}
         self._closing: dict[str, int] = {}
         self._adoptions: dict[str, asyncio.Event] = {}
@@ -27,8 +29,14 @@ class Queues:
     async def turn(self, pod_id: str) -> AsyncIterator[None]:
         """One change; waits for those before it."""
         await self.adopted(pod_id)
-        async with self._lock(pod_id):
-            yield
+        self._users[pod_id] += 1
+        try:
+            async with self._locks.setdefault(pod_id, asyncio.Lock()):
+                yield
+        finally:
+            self._users[pod_id] -= 1
+            if not self._users[pod_id]:
+                del self._users[pod_id], self._locks[pod_id]
 
     @contextlib.asynccontextmanager
     async def making(self, pod_id: str) -> AsyncIterator[None]:
@@ -64,12 +72,6 @@ class Queues:
             if not self._closing[pod_id]:
                 del self._closing[pod_id]
 
-    def forget(self, pod_id: str) -> None:
-        """The pod is gone."""
-        lock = self._locks.get(pod_id)
-        if lock is not None and not lock.locked():
-            del self._locks[pod_id]
-
     def begin_adoption(self, pod_id: str) -> None:
         """Calls on this pod wait until `end_adoption`."""
         self._adoptions[pod_id] = asyncio.Event()
@@ -92,6 +94,3 @@ class Queues:
                 hint="try again; the log names what it waits for",
                 kind=Kind.UNAVAILABLE,
             ) from None
-
-    def _lock(self, pod_id: str) -> asyncio.Lock:
-        return self._locks.setdefault(pod_id, asyncio.Lock())

@@ -83,57 +83,83 @@ class Recovery:
         self._state = state
         self._boot_id = boot_id
         self._now = now
+        self._due: set[str] = set()  # pods of an earlier daemon that are not adopted, or not wholly
         self._swept: set[str] = set()
 
     def prepare(self) -> None:
-        """Before the socket is bound: addresses and ports of living pods are theirs again, and every recorded pod is
-        closed to calls until it is adopted. Nothing here blocks."""
+        """Before the socket is bound: addresses and ports of living pods are theirs again, what a reboot ended is told
+        as ended, and every recorded pod is closed to calls until it is adopted. Nothing here blocks."""
         pods = list(self._sandboxes.pods)
         self._network.adopt({p.id: p.attachment for p in pods if p.attachment is not None and not p.torn_down})
+        self._note_reboot()
+        self._due = {pod.id for pod in pods}
         for pod in pods:
             self._queues.begin_adoption(pod.id)
 
+    def _note_reboot(self) -> None:
+        """Rows of another boot: whoever reads them before the adoption would act on what is not there any more."""
+        for pod in self._sandboxes.pods:
+            if pod.boot_id != self._boot_id and pod.phase is PodPhase.READY:
+                log.warning("pod sandbox is not ready any more", extra={"pod": pod.id, "why": "the node was restarted"})
+                self._sandboxes.pods.apply(pod.id, phases.notready, derivable=True)
+        for container in self._containers.containers:
+            if container.boot_id != self._boot_id and decide(container, self._boot_id, None) is Decision.LOST:
+                self._lost(container.id, "the node was restarted; nobody saw how it ended")
+
     async def run(self) -> None:
-        """Adopt every pod in parallel, then undo what no row owns."""
+        """Adopt every pod of an earlier daemon in parallel, then undo what no row owns. What is being made by now is
+        none of that."""
         started = time.monotonic()
-        pods = list(self._sandboxes.pods)
-        await asyncio.gather(*(self._adopt(pod) for pod in pods))
+        due = len(self._due)
+        await self._adopt_all()
         for container in list(self._containers.containers):
             if container.pod_id not in self._sandboxes.pods:
-                await self._undo_container(container.id)
-        log.info("adopted", extra={"pods": len(pods), "seconds": round(time.monotonic() - started, 3)})
+                await self._containers.try_undo(container.id)
+        log.info("adopted", extra={"pods": due, "seconds": round(time.monotonic() - started, 3)})
         await self._sweep()
 
+    async def _adopt_all(self) -> None:
+        """Those that are still due. One that was removed meanwhile is done with."""
+        self._due = {id for id in self._due if id in self._sandboxes.pods}
+        await asyncio.gather(*(self._adopt(self._sandboxes.pods[id]) for id in self._due))
+
     async def retry(self) -> None:
-        """For as long as the daemon runs: undo again what an undo left behind (its row is still MAKING), and sweep
-        again what could not be swept."""
+        """For as long as the daemon runs: adopt again what could not be adopted, undo again what an undo left behind
+        (its row is still MAKING), and sweep again what could not be swept."""
         while True:
             await asyncio.sleep(RETRY)
+            await self._adopt_all()
             for pod in list(self._sandboxes.pods):
                 if pod.phase is PodPhase.MAKING and not self._sandboxes.is_making(pod):
                     await self._undo_pod(pod.id)
             for container in list(self._containers.containers):
                 if container.phase is ContainerPhase.MAKING and not self._containers.is_making(container):
-                    await self._undo_container(container.id)
+                    await self._containers.try_undo(container.id)
             await self._sweep()
 
     async def _adopt(self, pod: Pod) -> None:
+        """A container that cannot be adopted keeps neither its pod nor the others from it; then all is due again."""
+        members = self._containers.of(pod.id)
         try:
             async with asyncio.timeout(DEADLINE):
-                await asyncio.gather(*(self._adopt_container(c) for c in self._containers.of(pod.id)))
+                ended = await asyncio.gather(*map(self._adopt_container, members), return_exceptions=True)
                 await self._adopt_pod(pod)
+            for error in filter(None, ended):
+                raise error
+            self._due.discard(pod.id)
         except TimeoutError:
             log.error("adoption takes longer than its deadline", extra={"pod": pod.id, "seconds": DEADLINE})
-        except (RopewalkError, OSError) as error:
-            log.error("adoption failed", extra={"pod": pod.id, "error": str(error)})
+        except Exception as error:  # also what a handler of another package raises
+            log.error("adoption failed, it is tried again", extra={"pod": pod.id, "error": str(error)})
         finally:
             self._queues.end_adoption(pod.id)
 
     async def _adopt_pod(self, pod: Pod) -> None:
         if pod.phase is PodPhase.MAKING:
-            await self._undo_pod(pod.id)
+            if not self._sandboxes.is_making(pod):
+                await self._undo_pod(pod.id)
         elif pod.phase is PodPhase.READY:
-            why = "the node was restarted" if pod.boot_id != self._boot_id else self._sandboxes.verify(pod)
+            why = self._sandboxes.verify(pod)
             if not why and pod.attachment is not None:
                 why = await self._network.check(pod.id, pod.attachment)
             if why:
@@ -143,6 +169,9 @@ class Recovery:
                 self._sandboxes.watch(pod)
 
     async def _adopt_container(self, container: Container) -> None:
+        """What is watched was made, or adopted, by this daemon."""
+        if self._containers.is_watched(container.id) or self._containers.is_making(container):
+            return
         seen = None
         if container.task is not None and container.boot_id == self._boot_id:
             seen = await self._handlers.of(container.handler).observe(container.id, container.task)
@@ -152,28 +181,25 @@ class Recovery:
             at = seen.exit.at if seen.exit is not None else self._now()  # StartContainer could not record it
             apply(container.id, phases.started, at, derivable=True)
         if decision is Decision.UNDO:
-            await self._undo_container(container.id)
+            await self._containers.try_undo(container.id)
         elif decision is Decision.WATCH:
             self._containers.watch(container)
         elif decision is Decision.EXITED:
             assert seen is not None
             apply(container.id, phases.exited, seen.exit, derivable=True)
         elif decision is Decision.LOST:
-            rebooted = container.boot_id != self._boot_id
-            why = "the node was restarted" if rebooted else "it ended while the daemon was down"
-            apply(container.id, phases.exited, phases.lost(self._now(), f"{why}; nobody saw how"), derivable=True)
+            self._lost(container.id, "it ended while the daemon was down; nobody saw how")
+        if seen is not None and not seen.alive and decision is not Decision.UNDO:
+            await self._containers.end_orphans(container)
+
+    def _lost(self, id: str, why: str) -> None:
+        self._containers.containers.apply(id, phases.exited, phases.lost(self._now(), why), derivable=True)
 
     async def _undo_pod(self, id: str) -> None:
         try:
             await self._sandboxes.undo(id)
         except RopewalkError as error:
             log.warning("cannot undo yet", extra={"pod": id, "error": error.message})
-
-    async def _undo_container(self, id: str) -> None:
-        try:
-            await self._containers.undo(id)
-        except RopewalkError as error:
-            log.warning("cannot undo yet", extra={"container": id, "error": error.message})
 
     def _sweeps(self) -> dict[str, Callable[[], Awaitable[list[str]]]]:
         """Each mechanism lists what carries this instance's names; what no row owns is undone. Owners are asked for
@@ -184,6 +210,7 @@ class Recovery:
             "network": self._network.sweep,
             "snapshots": self._sweep_snapshots,
             "directories": self._sweep_directories,
+            "checkpoints": self._containers.checkpoints.sweep,
             "cgroups": self._sweep_cgroups,
         }
 

@@ -23,7 +23,7 @@ from ropewalk.pods.containers import Containers
 from ropewalk.pods.queues import Queues
 from ropewalk.pods.records import Pod, PodPhase
 from ropewalk.runtimes import health, refusals, vanished
-from ropewalk.runtimes.handler import PodPlan
+from ropewalk.runtimes.handler import PodPlan, Task
 from ropewalk.runtimes.oci import build, resolve, seccomp, selinux, sysctls, usernamespace, validate
 from ropewalk.runtimes.oci.facts import NodeFacts
 from ropewalk.runtimes.registry import Handlers
@@ -289,7 +289,6 @@ class Sandboxes:
                 await self._stop(id)
             await self._containers.remove_all(id)
             self.pods.remove(id)
-        self._queues.forget(id)
 
     def _resolve(self, id: str) -> Pod | None:
         try:
@@ -317,18 +316,22 @@ class Sandboxes:
     def watch(self, pod: Pod) -> None:
         """NOTREADY as soon as what its handler needs for it ends; no process, nothing to watch."""
         if pod.task is not None and pod.id not in self._watches:
-            self._watches[pod.id] = asyncio.ensure_future(self._await_task(pod.id, pod.task.pid, pod.task.pid_start))
+            self._watches[pod.id] = asyncio.ensure_future(self._await_task(pod.id, pod.task))
 
-    async def _await_task(self, id: str, pid: int, start: int) -> None:
-        pidfd = process.open_pidfd(pid, start)
-        if pidfd is not None:
-            try:
-                await process.wait_pidfd(pidfd)
-            finally:
-                os.close(pidfd)
+    async def _await_task(self, id: str, task: Task) -> None:
+        """A container that is restored from a checkpoint has the pod's own process replaced."""
+        while True:
+            await _ended(task)
+            if self._containers.checkpoints.is_restoring(id):
+                async with self._queues.turn(id):  # that of the restore is before
+                    pass
+            pod = self.pods.get(id)
+            if pod is None or pod.task is None or pod.task == task:
+                break
+            task = pod.task
         self._watches.pop(id, None)
         if id in self.pods:
-            log.warning("the pod's own process ended", extra={"pod": id, "pid": pid})
+            log.warning("the pod's own process ended", extra={"pod": id, "pid": task.pid})
             self.pods.apply(id, phases.notready, derivable=True)
 
     def _unwatch(self, id: str) -> None:
@@ -366,6 +369,16 @@ class Sandboxes:
         if not len(self.pods):
             for root in placement.roots(self._instance):
                 await placement.remove(self._cgroups, root)
+
+
+async def _ended(task: Task) -> None:
+    """Until that process has ended."""
+    pidfd = process.open_pidfd(task.pid, task.pid_start)
+    if pidfd is not None:
+        try:
+            await process.wait_pidfd(pidfd)
+        finally:
+            os.close(pidfd)
 
 
 def _kinds(pod: Pod) -> dict[str, str]:

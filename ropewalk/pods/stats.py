@@ -5,23 +5,26 @@ Nothing is sampled in the background: a rate is the difference to the last answe
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable
 
 from msgspec import Struct
 
-from ropewalk.errors import RopewalkError
+from ropewalk.errors import NotFound, RopewalkError
 from ropewalk.linux.cgroup import Cgroups, CgroupStats
 from ropewalk.network.counters import InterfaceStats
 from ropewalk.network.network import Network
 from ropewalk.pods.records import Container, ContainerPhase, Pod
+from ropewalk.runtimes.handler import Handler
 from ropewalk.runtimes.registry import Handlers
 from ropewalk.state.store import Table
 from ropewalk.storage.snapshotter import Snapshotter, Usage
 
 log = logging.getLogger(__name__)
 
+PATIENCE = 3.0  # seconds for a handler to tell; its container then has no numbers this time
 RATE_WINDOW = 1_000_000_000  # ns: a rate over less than this is noise
 
 
@@ -71,57 +74,99 @@ class Stats:
         self._mountpoint = mountpoint
         self._now = now
         self._rates = Rates()
+        for table in (pods, containers):
+            table.watch(self._changed)
 
     async def containers(self, ids: Iterable[str]) -> list[ContainerStats]:
         """One answer per id that still exists, in order."""
         found = [c for id in ids if (c := self._containers.get(id)) is not None]
-        return [await self._container(c) for c in found]
+        known = await self._known(found)
+        answers = [await self._container(each, known) for each in found]
+        return [answer for answer in answers if answer is not None]
 
     async def pods(self, ids: Iterable[str]) -> list[PodStats]:
         members: dict[str, list[str]] = {}
         for container in self._containers:
             members.setdefault(container.pod_id, []).append(container.id)
         found = [p for id in ids if (p := self._pods.get(id)) is not None]
-        return [await self._pod(pod, members.get(pod.id, [])) for pod in found]
+        asked = [id for pod in found for id in members.get(pod.id, [])]
+        counted: dict[str, list[ContainerStats]] = {}
+        for stats in await self.containers(asked):
+            counted.setdefault(stats.container.pod_id, []).append(stats)
+        answers = [await self._pod(pod, counted.get(pod.id, [])) for pod in found]
+        return [answer for answer in answers if answer is not None]
 
-    async def _container(self, container: Container) -> ContainerStats:
+    async def _container(self, container: Container, known: dict[str, CgroupStats | None]) -> ContainerStats | None:
+        """None if it is gone by now. `known`: by handlers that keep accounts of their own."""
+        writable = await self._writable(container)
+        if container.id not in self._containers:
+            return None
         at = self._now()
-        counted = await self._counted(container)
+        counted = known.get(container.id)
+        if container.id not in known and _runs(container):
+            counted = self._cgroups.stats(container.cgroup)
         return ContainerStats(
             container=container,
             at=at,
             cgroup=counted,
             usage_nano_cores=self._rates.update(container.id, at, counted),
-            writable=await self._snapshotter.usage(container.snapshot),
+            writable=writable,
             mountpoint=self._mountpoint,
         )
 
-    async def _counted(self, container: Container) -> CgroupStats | None:
-        """What its handler knows better than its cgroup, or the cgroup. None if it does not run."""
-        if container.phase is not ContainerPhase.RUNNING or container.task is None:
-            return None
+    async def _writable(self, container: Container) -> Usage:
+        """Nothing, where a removal that did not come to its end has taken the layer already."""
         try:
-            known = await self._handlers.of(container.handler).stats(container.id, container.task)
-        except RopewalkError as error:  # one that cannot answer must not spoil the others' answer
-            log.warning("no statistics", extra={"container": container.id, "error": error.message})
+            return await self._snapshotter.usage(container.snapshot)
+        except NotFound:
+            return Usage()
+
+    async def _known(self, containers: Iterable[Container]) -> dict[str, CgroupStats | None]:
+        """What handlers know better than cgroups do, asked all at once: one that hangs keeps nobody from an answer."""
+        asked = [each for each in containers if _runs(each) and _counts(self._handlers.of(each.handler))]
+        answers = await asyncio.gather(*map(self._ask, asked))
+        return {each.id: answer for each, answer in zip(asked, answers, strict=True)}
+
+    async def _ask(self, container: Container) -> CgroupStats | None:
+        """None if the handler cannot tell; what its cgroup says if that is all it knows."""
+        assert container.task is not None
+        try:
+            async with asyncio.timeout(PATIENCE):
+                known = await self._handlers.of(container.handler).stats(container.id, container.task)
+        except (RopewalkError, OSError) as error:  # TimeoutError is one
+            why = str(error) or f"no answer within {PATIENCE:g} s"
+            log.warning("no statistics", extra={"container": container.id, "error": why})
             return None
         return known if known is not None else self._cgroups.stats(container.cgroup)
 
-    async def _pod(self, pod: Pod, containers: list[str]) -> PodStats:
+    async def _pod(self, pod: Pod, containers: list[ContainerStats]) -> PodStats | None:
+        """None if it is gone by now."""
+        interfaces = [] if pod.torn_down or pod.attachment is None else await self._network.stats(pod.attachment)
+        if pod.id not in self._pods:
+            return None
         at = self._now()
         counted = None if pod.torn_down else self._cgroups.stats(pod.cgroup)
-        interfaces = [] if pod.torn_down or pod.attachment is None else await self._network.stats(pod.attachment)
         return PodStats(
             pod=pod,
             at=at,
             cgroup=counted,
             usage_nano_cores=self._rates.update(pod.id, at, counted),
             interfaces=interfaces,
-            containers=await self.containers(containers),
+            containers=containers,
         )
 
-    def forget(self, id: str) -> None:
-        self._rates.forget(id)
+    def _changed(self, old: Pod | Container | None, new: Pod | Container | None) -> None:
+        if old is not None and new is None:
+            self._rates.forget(old.id)
+
+
+def _runs(container: Container) -> bool:
+    return container.phase is ContainerPhase.RUNNING and container.task is not None
+
+
+def _counts(handler: Handler) -> bool:
+    """Whether it has accounts of its own; most leave them to the cgroup, and need not be asked."""
+    return type(handler).stats is not Handler.stats
 
 
 class Rates:

@@ -163,9 +163,9 @@ class ContainerPlan(Struct, frozen=True):
     tty: bool = False
     stdin: bool = False
     stdin_once: bool = False
-    propagation: str = ""  # "rshared" / "rslave" when a mount of the container needs it
     userns: str = ""  # pin of the pod's user namespace: the root file system is mapped by it, and mounts with mappings
     pod: Task | None = None  # what create_pod made
+    checkpoint: str = ""  # what `checkpoint` wrote: the container goes on from there when it is started
 
 
 class Exit(Struct, frozen=True):
@@ -326,13 +326,18 @@ class Handler(ABC):
     @abstractmethod
     async def reopen_log(self, id: str, task: Task) -> None: ...
 
+    # Only where capabilities.checkpoint, and for a container that is alone in its pod.
+
     async def checkpoint(self, id: str, task: Task, directory: str) -> None:
-        """Write the state of a running container to files in `directory`; it runs on."""
+        """Write the state of a running container to files in `directory`, which is empty; it runs on, whatever becomes
+        of the call. Its root file system as an image made it is not in there, what it changed of that is."""
         raise Unsupported(f"runtime handler {self.name!r} has no checkpoint")
 
-    async def restore(self, plan: ContainerPlan, directory: str) -> Task:
-        """create and start, from what `checkpoint` wrote."""
-        raise Unsupported(f"runtime handler {self.name!r} has no restore")
+    async def restore_pod(self, id: str, directory: str) -> Task | None:
+        """Make what the handler needs for a pod anew, from what `checkpoint` wrote, for one container that is created
+        next with `ContainerPlan.checkpoint`. No other container of the pod lives. The pod's task from now on; if this
+        fails, or is cancelled, the pod has none."""
+        raise Unsupported(f"runtime handler {self.name!r} restores no checkpoint")
 
     @abstractmethod
     async def delete(self, id: str, cgroup: str) -> None: ...

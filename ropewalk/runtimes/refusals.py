@@ -8,7 +8,7 @@ recursive read-only mounts (oci/mounts.py), profiles that are not loaded (oci/se
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from ropewalk.errors import Unsupported
 from ropewalk.runtimes.handler import Capabilities, Handler
@@ -37,6 +37,18 @@ def check_update(handler: Handler) -> None:
             f"runtime handler {handler.name!r} cannot change the limits of a container that exists",
             hint="remove the container, and create it with the new limits",
         )
+
+
+def check_checkpoint(handler: Handler, handlers: Mapping[str, Handler], pod: PodSpec, container: ContainerSpec) -> None:
+    """Before a checkpoint is made or restored. `handlers`: all of this node, by name."""
+    if not handler.capabilities.checkpoint:
+        able = sorted(name for name, one in handlers.items() if one.capabilities.checkpoint)
+        hint = f"{' and '.join(able)} can" if able else "no handler of this node can; runsc builds since 2024 can"
+        raise Unsupported(f"runtime handler {handler.name!r} cannot checkpoint or restore a container", hint=hint)
+    if pod.host_network:
+        raise Unsupported(f"runtime handler {handler.name!r} cannot checkpoint a pod with the node's network")
+    if container.tty:
+        raise Unsupported(f"runtime handler {handler.name!r} cannot checkpoint a container with a terminal (tty)")
 
 
 def of_pod(capabilities: Capabilities, pod: PodSpec) -> Iterator[str]:

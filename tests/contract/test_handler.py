@@ -18,11 +18,16 @@ from ropewalk.runtimes.handler import Handler, PodPlan
 from ropewalk.runtimes.handlers import shim
 from ropewalk.spec.pod import LinuxContainerResources, PodSpec
 from tests.contract import handlers
-from tests.fakes.boxes import NAMESPACES, Place, create, run
+from tests.fakes.boxes import NAMESPACES, Box, Place, create, run
 
 pytestmark = pytest.mark.timeout(120)
 
 SHIM_DIED = (137, "its shim")  # it takes its containers with it
+UNTIL_TOLD = "while test ! -e /end; do sleep 0.05; done"  # a container's script, until `tell`
+
+
+async def tell(box: Box) -> None:
+    assert (await box.exec("touch", "/end")).code == 0
 
 
 async def test_the_probe_really_runs_something(handler: Handler) -> None:
@@ -94,9 +99,10 @@ async def test_kill_ends_a_container_that_was_never_started(handler: Handler, pl
 
 
 async def test_the_next_daemon_adopts(handler: Handler, handler_name: str, place: Place) -> None:
-    box = await run(handler, place.plan("sh", "-c", "sleep 2; exit 9"))
+    box = await run(handler, place.plan("sh", "-c", f"{UNTIL_TOLD}; exit 9"))
     box.handler = await handlers.ready(handler_name, place)
     assert (await box.handler.observe(box.id, box.task)).alive
+    await tell(box)
     assert (await box.wait()).code == 9
     seen = await box.handler.observe(box.id, box.task)
     assert not seen.alive
@@ -122,10 +128,12 @@ async def test_memory_exhaustion_is_reported(handler: Handler, place: Place) -> 
 
 async def test_a_killed_monitor_is_said(handler: Handler, place: Place) -> None:
     """Either the kernel still knows the true code (Linux 6.15), or it is 255 with the reason."""
-    box = await run(handler, place.plan("sh", "-c", "sleep 0.5; exit 6"))
+    box = await run(handler, place.plan("sh", "-c", f"{UNTIL_TOLD}; exit 6"))
     waiting = asyncio.ensure_future(box.wait())
     await asyncio.sleep(0.1)
     os.kill(box.task.monitor_pid, signal.SIGKILL)
+    if not isinstance(handler, shim.Handler):
+        await tell(box)
     exit = await waiting
     if exit.code != 6:
         code, why = SHIM_DIED if isinstance(handler, shim.Handler) else (255, "monitor was killed")
@@ -256,7 +264,7 @@ async def test_a_link_planted_as_log_is_refused(handler: Handler, place: Place) 
 
 async def test_a_reopened_log_loses_no_line(handler: Handler, place: Place) -> None:
     script = "i=0; while test $i -lt 400; do echo $i; i=$((i+1)); test $((i%20)) = 0 && sleep 0.01; done"
-    box = await run(handler, place.plan("sh", "-c", script))
+    box = await run(handler, place.plan("sh", "-c", f"{script}; {UNTIL_TOLD}"))
     pieces = []
     for number in range(5):
         rotated = f"{box.plan.log_path}.{number}"
@@ -265,6 +273,7 @@ async def test_a_reopened_log_loses_no_line(handler: Handler, place: Place) -> N
         assert os.path.exists(box.plan.log_path)
         pieces.append(rotated)
         await asyncio.sleep(0.02)
+    await tell(box)
     await box.wait()
     text = "".join(Path(path).read_text() for path in [*pieces, box.plan.log_path])
     assert [int(line.split(" ")[3]) for line in text.splitlines()] == list(range(400))
@@ -272,10 +281,11 @@ async def test_a_reopened_log_loses_no_line(handler: Handler, place: Place) -> N
 
 
 async def test_reopening_a_log_in_place_keeps_it(handler: Handler, place: Place) -> None:
-    box = await run(handler, place.plan("sh", "-c", "echo one; sleep 0.3; echo two"))
+    box = await run(handler, place.plan("sh", "-c", f"echo one; {UNTIL_TOLD}; echo two"))
     while not box.log():
         await asyncio.sleep(0.01)
     await handler.reopen_log(box.id, box.task)
+    await tell(box)
     await box.wait()
     assert [text for _, _, text in box.log()] == ["one", "two"]
 

@@ -146,10 +146,10 @@ async def test_an_attachers_leave_is_no_end(handler: Handler, place: Place) -> N
 
 
 async def test_a_terminal_is_attached_and_resized(handler: Handler, place: Place) -> None:
-    box = await run(handler, place.plan("sh", "-c", "read x; stty size", tty=True, stdin=True))
+    script = "read x; while test \"$(stty size)\" != '33 99'; do sleep 0.05; done; stty size"
+    box = await run(handler, place.plan("sh", "-c", script, tty=True, stdin=True))
     one = await handler.attach(box.id, box.task)
     await one.resize(99, 33)
-    await asyncio.sleep(0.1)
     await one.write(b"\n")
     assert b"33 99" in (await everything(one, b"99"))[STDOUT]
     await one.close()

@@ -92,11 +92,14 @@ async def test_a_million_short_lines(script: Maker) -> None:
 
 
 async def test_an_unfinished_line_appears(script: Maker) -> None:
-    one = script("printf 'password: '; sleep 0.5; echo; printf end")
+    one = script("printf 'password: '; read x; echo; printf end", stdin=True)
     await one.create()
     await one.start()
     await one.logged(b"stdout P password: \n")
+    attached = one.attach()
+    await attached.write(b"\n")
     assert await one.end() == 0
+    await attached.close()
     assert written(one.log()) == b"password: \nend"
 
 
@@ -128,10 +131,11 @@ async def test_a_refused_create_has_the_runtimes_words(script: Maker) -> None:
 
 
 async def test_attachers_get_all_output_and_the_end(script: Maker) -> None:
-    one = script("echo out; echo err >&2; seq 10000; exit 2")
+    one = script("read a; read b; echo out; echo err >&2; seq 10000; exit 2", stdin=True)
     await one.create()
     attached = [one.attach(), one.attach()]
-    await asyncio.sleep(0.1)  # a monitor accepts when it comes to it
+    for each in attached:
+        await each.write(b"\n")  # a monitor accepts when it comes to it, and has once it passes this on
     await one.start()
     for found in await asyncio.gather(*map(read_all, attached)):
         assert found["stdout"].startswith(b"out\n1\n2\n")

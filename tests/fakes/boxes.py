@@ -22,6 +22,7 @@ from ropewalk.runtimes import handler, trial
 from ropewalk.runtimes.handler import ContainerPlan, ExecResult, Handler, PodPlan, Task
 from ropewalk.spec.pod import PodSpec
 from ropewalk.storage.snapshotter import Mount
+from tools import trace
 
 BUSYBOX = "/bin/busybox"
 PROGRAMS = (
@@ -58,7 +59,7 @@ class Place:
         self.cgroups.driver = cgroup_systemd.choose(
             "auto", version=self.cgroups.version, booted=cgroup_systemd.is_booted()
         )
-        self.cgroup = placement.root(f"ropewalk-test-{os.getpid()}-{os.urandom(2).hex()}", self.cgroups.driver)
+        self.cgroup = placement.root(f"{trace.own_names()}{os.urandom(3).hex()}", self.cgroups.driver)
         self.node = handler.Node(self.state, self.cgroups, cgroup=self.cgroup)
         for path in (self.state, self.logs, self.snapshots):
             os.makedirs(path)

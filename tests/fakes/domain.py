@@ -98,6 +98,7 @@ class FakeContainers:
         self._sandboxes = sandboxes
         self._images = images
         self.timeouts: list[float] = []
+        self.archives: list[tuple[str, str, float]] = []
 
     def get(self, id: str) -> Container:
         return self.containers.resolve(id)
@@ -164,6 +165,9 @@ class FakeContainers:
 
     async def reopen_log(self, id: str) -> None:
         self._running(id)
+
+    async def checkpoint(self, id: str, location: str, timeout: float) -> None:
+        self.archives.append((self._running(id).id, location, timeout))
 
     async def update(self, id: str, resources: LinuxContainerResources) -> None:
         self.containers.apply(self.get(id).id, phases.resized, resources)

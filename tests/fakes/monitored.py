@@ -97,9 +97,11 @@ class Script:
 
     async def logged(self, content: bytes) -> None:
         """Until the log has it."""
-        async with asyncio.timeout(10):
-            while content not in self.log_path.read_bytes():
-                await asyncio.sleep(0.01)
+        seen = b""
+        with self.log_path.open("rb") as file:
+            async with asyncio.timeout(40):
+                while content not in (seen := seen[-len(content) :] + file.read()):
+                    await asyncio.sleep(0.01)
 
 
 def written(lines: list[Line], stream: str = "stdout") -> bytes:

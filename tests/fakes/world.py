@@ -45,6 +45,8 @@ class World:
         self.obeys: set[int] = {9, 15}
         self.hook: Hook = _no_hook
         self.ended: dict[str, asyncio.Event] = {}
+        self.plans: dict[str, ContainerPlan] = {}
+        self.restored: list[tuple[str, str, bytes]] = []  # pod, container, what it was restored from
         self._pids = 1000
 
     def spawn(self, id: str) -> Task:
@@ -76,6 +78,10 @@ class FakeHandler(Handler):
 
     async def create(self, plan: ContainerPlan) -> Task:
         await self.world.hook("create")
+        self.world.plans[plan.id] = plan
+        if plan.checkpoint:
+            with open(f"{plan.checkpoint}/checkpoint.img", "rb") as file:
+                self.world.restored.append((plan.pod_id, plan.id, file.read()))
         return self.world.spawn(plan.id)
 
     async def start(self, id: str, task: Task) -> None:
@@ -107,6 +113,15 @@ class FakeHandler(Handler):
 
     async def reopen_log(self, id: str, task: Task) -> None:
         await self.world.hook("reopen")
+
+    async def checkpoint(self, id: str, task: Task, directory: str) -> None:
+        with open(f"{directory}/checkpoint.img", "wb") as file:
+            file.write(b"memory")
+        await self.world.hook("checkpoint")
+
+    async def restore_pod(self, id: str, directory: str) -> Task | None:
+        await self.world.hook("restore_pod")
+        return None
 
     async def delete(self, id: str, cgroup: str) -> None:
         await self.world.hook("delete")

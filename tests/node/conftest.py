@@ -59,16 +59,14 @@ def registry(probes: None) -> Iterator[registries.Registry]:
 
 @pytest.fixture(scope="module", autouse=True)
 def trace() -> Iterator[set[str]]:
-    """Every node that a file made must be gone with all it had; what belongs to others on this machine is not looked
-    at. Names of tests without a node begin with ropewalk-test; other workers have such, too."""
+    """Every node that a file made must be gone with all it had, and what tests made without a node; what belongs to
+    others on this machine is not looked at."""
     before = traces.snapshot()
     known = len(nodes.Node.made)
     yield before
+    names = traces.own_names()
     marks = [mark for node in nodes.Node.made[known:] for mark in node.marks]
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        marks.append("ropewalk-test")
-    left = traces.added(before, *marks) if marks else []
-    assert left == [], "left on the machine"
+    assert traces.added(before, names, names.replace("-", "_"), *marks) == [], "left on the machine"
 
 
 @pytest.fixture(scope="module")

@@ -61,3 +61,50 @@ async def test_a_cancelled_operation_is_undone_before_the_cancellation_is_seen()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert owner.story == ["do a x", "undo a x"]
+
+
+async def test_who_cancels_twice_waits_for_the_undo_all_the_same() -> None:
+    """Stop and Remove overtake at once; the row goes with the operation, so it must not end before its undo has."""
+    undoing, gate = asyncio.Event(), asyncio.Event()
+
+    async def do(story: list[str], id: str) -> None:
+        await asyncio.Event().wait()
+
+    async def undo(story: list[str], id: str) -> None:
+        undoing.set()
+        await gate.wait()
+        story.append("undone")
+
+    story: list[str] = []
+    task = asyncio.ensure_future(steps.advance(story, [Step("a", do, undo)], "x"))
+    await asyncio.sleep(0)
+    task.cancel()
+    await undoing.wait()
+    task.cancel()
+    await asyncio.sleep(0)
+    assert not task.done()
+    gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert story == ["undone"]
+
+
+async def test_an_undo_that_is_cut_off_leaves_a_note() -> None:
+    """Nobody may take what is half undone for undone: its row must stay."""
+    undoing = asyncio.Event()
+
+    async def do(owner: object, id: str) -> None:
+        raise OSError("broken")
+
+    async def undo(owner: object, id: str) -> None:
+        undoing.set()
+        await asyncio.Event().wait()
+
+    before = asyncio.all_tasks()
+    task = asyncio.ensure_future(steps.advance(None, [Step("a", do, undo)], "x"))
+    await undoing.wait()
+    for other in asyncio.all_tasks() - before - {task}:
+        other.cancel()
+    with pytest.raises(OSError, match="broken") as caught:
+        await task
+    assert caught.value.__notes__

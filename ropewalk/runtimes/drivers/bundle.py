@@ -2,7 +2,7 @@
 
     config.json   the OCI runtime spec           rootfs/    mount point of the root file system
     plan.json     cgroup and log path            task.json  pids, once the create is complete
-    lower/ volumes/  idmapped mounts             pid ctl attach winsz oom oci.log   conmon's and the runtime's files
+    lower/ volumes/  idmapped mounts             pid ctl attach winsz oom spared oci.log   of monitor and runtime
 
 Nothing here is removed recursively: a root file system that could not be unmounted keeps its bundle, never loses
 its content.
@@ -88,7 +88,7 @@ class Bundle:
         paths.write_atomic(self.path("config.json"), config, 0o600)
 
     def read_config(self) -> dict[str, Any]:
-        content = self._read("config.json")
+        content = self.read("config.json")
         if not content:
             raise NotFound(f"container {ids.short(os.path.basename(self.directory))} has no bundle")
         config: dict[str, Any] = msgspec.json.decode(content)
@@ -96,26 +96,27 @@ class Bundle:
 
     def read_record(self) -> Record:
         """Empty if the create did not come so far."""
-        content = self._read("plan.json")
+        content = self.read("plan.json")
         return msgspec.json.decode(content, type=Record) if content else Record()
 
     def write_task(self, task: Task) -> None:
         paths.write_atomic(self.path("task.json"), msgspec.json.encode(task), 0o600)
 
     def read_task(self) -> Task | None:
-        content = self._read("task.json")
+        content = self.read("task.json")
         return msgspec.json.decode(content, type=Task) if content else None
 
     def read_init(self) -> Task:
         """The task of a container without a monitor, from the runtime's pid file."""
-        pid = int(self._read("pid"))
+        pid = int(self.read("pid"))
         return Task(pid=pid, pid_start=process.start_time(pid) or 0)
 
     def read_error(self) -> str:
         """The runtime's last error, "" if it logged none."""
-        return command.parse_log(self._read("oci.log"))
+        return command.parse_log(self.read("oci.log"))
 
-    def _read(self, name: str) -> bytes:
+    def read(self, name: str) -> bytes:
+        """A file of it, b"" if there is none."""
         try:
             with open(self.path(name), "rb") as file:
                 return file.read()

@@ -41,6 +41,7 @@ EXPLANATIONS = (
     ("in state stopped", Kind.STATE, ""),
     ("already dead", Kind.STATE, ""),
     ("kill: permission denied", Kind.DENIED, SIGNAL_RULE),
+    ("save rejected", Kind.STATE, "what the container has open cannot be saved"),
     ("cgroups in hybrid mode", Kind.UNSUPPORTED, "mount the v1 hugetlb controller, or boot with cgroup v2 only"),
     ("unknown version specified", Kind.UNSUPPORTED, "the runtime is older than the bundle's ociVersion: upgrade it"),
 )

@@ -71,5 +71,7 @@ class Handler(runsc.Driver):
     async def probe(self) -> Probe:
         seen = await platforms.probe(self, self.platform)
         self.learn(runsc.read_facts(seen.facts))
-        self.capabilities = structs.replace(self.capabilities, port_forward=self.facts.port_forward)
+        self.capabilities = structs.replace(
+            self.capabilities, port_forward=self.facts.port_forward, checkpoint=self.facts.checkpoint
+        )
         return seen

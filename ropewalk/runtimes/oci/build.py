@@ -83,7 +83,6 @@ class Built(Struct, frozen=True):
     spec: dict[str, Any]
     user: ResolvedUser
     stop_signal: int
-    propagation: str  # of the root file system: "", "rslave", "rshared"
     relabel: list[str] = field(default_factory=list)  # sources of volumes that get linux.mountLabel
     warnings: list[str] = field(default_factory=list)
 
@@ -122,7 +121,6 @@ def build(inputs: Inputs) -> Built:
         spec,
         user,
         signals.stop_signal(inputs.container, inputs.image),
-        propagation,
         [one.source for one in inputs.mounts if one.mount.selinux_relabel] if labels(inputs).mount else [],
         _warnings(inputs, spec["process"]),
     )

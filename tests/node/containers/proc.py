@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from pathlib import Path
 
 from ropewalk.client import cri
-from ropewalk.linux import cgroup
+from ropewalk.linux import cgroup, process
 
 
 async def pid_of(client: cri.Client, id: str) -> int:
@@ -16,6 +17,14 @@ async def pid_of(client: cri.Client, id: str) -> int:
     pid = json.loads(info["info"])["pid"]
     assert isinstance(pid, int)
     assert pid > 0
+    return pid
+
+
+async def begun(pid: int, *argv: str) -> int:
+    """The process, once it runs `argv`: StartContainer returns before it has come to its exec."""
+    async with asyncio.timeout(20):
+        while process.command_line(pid) != [word.encode() for word in argv]:
+            await asyncio.sleep(0.005)
     return pid
 
 

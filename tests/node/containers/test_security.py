@@ -30,7 +30,8 @@ async def process_of(
     client: cri.Client, sandbox: workload.Pod, *, reference: str = images.BUSYBOX, **fields: Any
 ) -> dict[str, str]:
     """/proc/PID/status of a sleeping container with this security context."""
-    return proc.status(await proc.pid_of(client, await sleeping(client, sandbox, reference=reference, **fields)))
+    pid = await proc.pid_of(client, await sleeping(client, sandbox, reference=reference, **fields))
+    return proc.status(await proc.begun(pid, "sleep", "600"))
 
 
 async def sleeping(client: cri.Client, sandbox: workload.Pod, *, reference: str = images.BUSYBOX, **fields: Any) -> str:
@@ -72,7 +73,7 @@ async def test_privileged_has_what_the_daemon_has(client: cri.Client, run_pod: R
     security = pod.LinuxSandboxSecurityContext(privileged=True)
     privileged = await run_pod(linux=pod.LinuxPodSandboxConfig(security_context=security))
     id = await sleeping(client, privileged, privileged=True, seccomp=UNCONFINED)
-    seen = proc.status(await proc.pid_of(client, id))
+    seen = proc.status(await proc.begun(await proc.pid_of(client, id), "sleep", "600"))
     assert names(seen["CapEff"]) == caps.bounding()
     assert seen["Seccomp"] == "0"
     done = await client.exec_sync(

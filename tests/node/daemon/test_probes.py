@@ -64,7 +64,7 @@ async def test_what_does_not_work_refuses_at_once(node: nodes.Node, run_pod: Pod
             await run_pod(runtime_handler=handler)
         assert caught.value.kind is Kind.UNAVAILABLE
         assert "\n" not in str(caught.value)
-    assert min(call["ms"] for call in calls(node, "RunPodSandbox")[-5:]) < 5
+    assert min(call["ms"] for call in calls(node, "RunPodSandbox")[-5:]) < 100  # a few; a probe takes longer
 
 
 async def test_a_restart_does_not_pay_for_it(node: nodes.Node) -> None:

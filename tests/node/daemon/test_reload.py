@@ -25,7 +25,7 @@ def manager(tmp_path: Path) -> Iterator[socket.socket]:
     """Where the service manager listens."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
-        manager.settimeout(10)
+        manager.settimeout(30)
         yield manager
 
 
@@ -58,7 +58,7 @@ def pins(node: nodes.Node) -> int:
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.01)
 
@@ -80,7 +80,7 @@ async def test_what_is_live_takes_effect(private: nodes.Node, manager: socket.so
         assert reload(private, manager).startswith("configuration reloaded, changed: log.level, network.ready, images.")
         (image,) = await client.images()
         assert image.pinned
-        assert pins(private) == 1
+        await eventually(lambda: pins(private) == 1)
         shown = await effective(client)
         assert (shown["network"]["ready"], shown["images"]["registry_hosts"]) == (1, [str(directory)])
         assert any(json.loads(line)["level"] == "debug" for line in private.log().splitlines())
@@ -122,9 +122,10 @@ async def test_a_hangup_during_the_start_does_not_end_it(tmp_path: Path) -> None
         with node.log_file.open("ab") as log:
             node.process = subprocess.Popen(node.command(), stdout=log, stderr=log, env=node.environment)
         await eventually(lambda: caught(node.pid))
+        os.kill(node.pid, signal.SIGHUP)
         while not os.path.exists(node.address):
-            os.kill(node.pid, signal.SIGHUP)
             await asyncio.sleep(0.01)
+            os.kill(node.pid, signal.SIGHUP)
         await eventually(lambda: "configuration reloaded" in node.log())
         node.stop()
     finally:

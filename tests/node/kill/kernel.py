@@ -15,19 +15,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ropewalk.linux import process
-from ropewalk.runtimes import handler
 from tools import node as nodes
 from tools import trace, workload
 
 STATE = ("pods", "containers", "runtimes/crun", "runtimes/runc", "runtimes/k8s.io", "exits", "consoles")
-TRIAL = handler.PROBE.encode()
 DIRECTORIES = (*(f"state/{name}" for name in STATE), "root/tmp")
 
 
 def lines(node: nodes.Node) -> set[str]:
-    """Everything of the node's, apart from its daemon, the daemon's workers, and trials of handlers, which come and go
-    as they like: a daemon that has just started runs some."""
-    found = {
+    """Everything of the node's, apart from its daemon and the daemon's workers."""
+    return {
         *mounts(node),
         *namespaces(node),
         *links(node),
@@ -36,7 +33,6 @@ def lines(node: nodes.Node) -> set[str]:
         *processes(node),
         *files(node),
     }
-    return {line for line in found if handler.PROBE not in line}
 
 
 def mounts(node: nodes.Node) -> Iterator[str]:
@@ -84,8 +80,7 @@ def processes(node: nodes.Node) -> Iterator[str]:
         argv = process.command_line(pid)
         if stat.parent == daemon and argv and b"python" in argv[0]:
             continue
-        told = list(texts(pid))
-        if any(mark in text for text in told for mark in marks) and not any(TRIAL in text for text in told):
+        if any(mark in text for text in texts(pid) for mark in marks):
             yield f"process {pid} since {stat.start}"
 
 
@@ -137,7 +132,7 @@ def pid_in(line: str) -> int:
     return int(line.split()[1])
 
 
-def until(difference: Callable[[], list[str]], *, patience: float = 10.0) -> None:
+def until(difference: Callable[[], list[str]], *, patience: float = 30.0) -> None:
     """Wait until there is no difference. AssertionError with what stays."""
     deadline = time.monotonic() + patience * workload.SLOWER
     while left := difference():

@@ -13,7 +13,6 @@ import grpc
 
 from ropewalk.client import cri
 from ropewalk.errors import Kind, RopewalkError
-from ropewalk.spec import pod
 from ropewalk.wire import channel
 from tests.node.kill import kernel
 from tools import node as nodes
@@ -126,21 +125,3 @@ class Node(nodes.Node):
             return [line for line in added if not line.startswith(f"file {self.root}/snapshots/")]
 
         kernel.until(more)
-
-
-async def one_life(client: cri.Client, spec: pod.PodSpec) -> None:
-    """The same request makes one pod, which works; then it is stopped and removed."""
-    sandbox = await workload.run_pod(client, spec)
-    assert await client.run_pod(spec) == sandbox.id
-    assert [found.id for found in await client.pods()] == [sandbox.id]
-    id = await sandbox.start("main", "sh", "-c", "echo once")
-    assert (await sandbox.exited(id)).exit_code == 0
-    assert sandbox.output() == "once\n"
-    await sandbox.remove()
-    assert await client.pods() == []
-
-
-async def running(client: cri.Client, spec: pod.PodSpec) -> workload.Pod:
-    sandbox = await workload.run_pod(client, spec)
-    await sandbox.start("main", "sh", "-c", "sleep 600 & sleep 600")
-    return sandbox

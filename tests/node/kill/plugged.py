@@ -6,17 +6,14 @@ touched.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import subprocess
 from collections.abc import Iterator
 from typing import Any
 
-from ropewalk.client import cri
 from ropewalk.linux import namespaces
 from tests.node.kill import killable
-from tools import node as nodes
 
 BRIDGE = "cni-test"
 PLUGINS = "/usr/lib/cni"
@@ -31,11 +28,7 @@ class Node(killable.Node):
         self.addresses = self.base / "addresses"
 
     async def plug(self) -> None:
-        """Leave the machine's network and the built-in bridge for good. Trials of handlers are over by then, and what
-        they found is kept: they pass checkpoints, too."""
-        async with self.client() as client, asyncio.timeout(nodes.READY):
-            while not all(probe["evidence"] for probe in await probes(client)):
-                await asyncio.sleep(0.05)
+        """Leave the machine's network and the built-in bridge for good."""
         self.stop()
         namespaces.make(["net"], {"net": str(self.own)})
         subprocess.run([*self.enter(), "ip", "link", "set", "lo", "up"], check=True)
@@ -88,9 +81,3 @@ class Node(killable.Node):
     def _rules(self) -> Iterator[str]:
         done = subprocess.run([*self.enter(), "iptables-save", "-t", "nat"], check=True, capture_output=True, text=True)
         yield from (f"rule {line}" for line in done.stdout.splitlines() if "CNI-DN-" in line)
-
-
-async def probes(client: cri.Client) -> list[dict[str, Any]]:
-    """What is known of each handler."""
-    told: dict[str, dict[str, Any]] = json.loads((await client.status(verbose=True)).info["runtimes"])
-    return list(told.values())

@@ -146,8 +146,10 @@ async def test_another_boot_ends_everything_that_was(node: killable.Node, *, kep
                 await client.stop_pod(pod.id)
                 await client.remove_pod(pod.id)
             assert (await client.pods(), await client.containers()) == ([], [])
+        await node.tried()  # nothing that was known before a boot is
         node.settles(before)
     await node.restart()
+    await node.tried()
 
 
 @contextlib.contextmanager

@@ -10,10 +10,8 @@ import contextlib
 
 import pytest
 
-from ropewalk.client import values
 from ropewalk.errors import RopewalkError
-from ropewalk.spec import pod
-from tests.node.kill import killable, plugged, points
+from tests.node.kill import plugged, points, walks
 from tools import workload
 
 NODE_CLASS = plugged.Node
@@ -47,43 +45,17 @@ async def test_the_walk_has_every_point(node: plugged.Node, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["network", "users"])
 @pytest.mark.parametrize("point", points.RUN_CNI)
 async def test_run(node: plugged.Node, kind: str, point: str) -> None:
-    before, spec = node.has(), points.pod_spec(node, kind)
-    async with node.client() as client:
-        await node.killed_at(point, workload.run_pod(client, spec))
-    async with node.client() as client:
-        assert await client.pods() == []
-        node.settles(before)
-        await killable.one_life(client, spec)
-    node.settles(before)
+    await walks.run(node, points.pod_spec(node, kind), point)
 
 
 @pytest.mark.parametrize("point", points.STOP_CNI)
 async def test_the_undo_of_a_failed_run(node: plugged.Node, point: str) -> None:
-    before, good = node.has(), points.pod_spec(node, "network")
-    bad = points.pod_spec(
-        node, "network", metadata=good.metadata, linux=pod.LinuxPodSandboxConfig(sysctls={"net.ipv4.nosuch": "1"})
-    )
-    async with node.client() as client:
-        await node.killed_at(point, client.run_pod(bad))
-    async with node.client() as client:
-        assert await client.pods() == []
-        await killable.one_life(client, good)
-    node.settles(before)
+    await walks.undo_of_run(node, points.pod_spec(node, "network"), point)
 
 
 @pytest.mark.parametrize("point", points.STOP_CNI)
 async def test_stop(node: plugged.Node, point: str) -> None:
-    before = node.has()
-    async with node.client() as client:
-        sandbox = await killable.running(client, points.pod_spec(node, "network"))
-        await node.killed_at(point, client.stop_pod(sandbox.id))
-    async with node.client() as client:
-        [found] = await client.pods()
-        assert (found.id, found.state) == (sandbox.id, values.PodSandboxState.NOTREADY)
-        await client.stop_pod(sandbox.id)
-        node.keeps_only(before, sandbox.containers["main"])
-        await client.remove_pod(sandbox.id)
-    node.settles(before)
+    await walks.stop(node, points.pod_spec(node, "network"), point)
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -98,7 +70,7 @@ async def test_a_kill_while_plugins_run(node: plugged.Node, moment: float) -> No
             await call
     await node.start()
     async with node.client() as client:
-        await killable.one_life(client, spec)
+        await walks.pods_life(client, spec)
     node.settles(before)
 
 

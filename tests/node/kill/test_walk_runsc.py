@@ -15,7 +15,7 @@ from ropewalk.errors import RopewalkError
 from ropewalk.linux import process
 from ropewalk.pods import sandboxes
 from ropewalk.spec import pod
-from tests.node.kill import killable, points
+from tests.node.kill import killable, points, walks
 from tools import workload
 
 NODE_CLASS = killable.Node
@@ -28,13 +28,6 @@ KILLS = 25  # at random
 
 def pod_spec(node: killable.Node) -> pod.PodSpec:
     return workload.pod_spec(logs=node.logs, runtime_handler="runsc")
-
-
-@pytest.fixture(autouse=True)
-async def probed(node: killable.Node) -> None:
-    async with node.client() as client, asyncio.timeout(30):
-        while "runsc" not in {found.name for found in (await client.status()).runtime_handlers}:
-            await asyncio.sleep(0.1)
 
 
 async def test_the_walk_has_every_point(node: killable.Node) -> None:
@@ -52,64 +45,27 @@ async def test_the_walk_has_every_point(node: killable.Node) -> None:
 
 @pytest.mark.parametrize("point", RUN)
 async def test_run(node: killable.Node, point: str) -> None:
-    before, spec = node.has(), pod_spec(node)
-    async with node.client() as client:
-        await node.killed_at(point, workload.run_pod(client, spec))
-    async with node.client() as client:
-        assert await client.pods() == []
-        node.settles(before)
-        await killable.one_life(client, spec)
-    node.settles(before)
+    await walks.run(node, pod_spec(node), point)
 
 
 @pytest.mark.parametrize("point", points.CREATE)
 async def test_create(node: killable.Node, point: str) -> None:
-    before = node.has()
-    async with node.client() as client:
-        sandbox = await workload.run_pod(client, pod_spec(node))
-        with_pod = node.has()
-        spec = workload.container_spec("main", "sh", "-c", "echo once; exit 3", of=sandbox.spec)
-        await node.killed_at(point, client.create(sandbox.id, spec, sandbox.spec))
-    async with node.client() as client:
-        assert await client.containers() == []
-        node.settles(with_pod, pod=sandbox.id)
-        sandbox = workload.Pod(client, sandbox.id, sandbox.spec)
-        id = await sandbox.start("main", "sh", "-c", "echo once; exit 3")
-        assert (await sandbox.exited(id)).exit_code == 3
-        assert sandbox.output() == "once\n"
-        await sandbox.remove()
-    node.settles(before)
+    await walks.create(node, pod_spec(node), point)
 
 
 @pytest.mark.parametrize("point", points.START)
 async def test_start(node: killable.Node, point: str) -> None:
-    """Either it was started, or it can be: once."""
-    before = node.has()
-    async with node.client() as client:
-        sandbox = await workload.run_pod(client, pod_spec(node))
-        id = await sandbox.create("main", "sh", "-c", "echo once; sleep 1; exit 3")
-        await node.killed_at(point, client.start(id))
-    async with node.client() as client:
-        sandbox = workload.Pod(client, sandbox.id, sandbox.spec)
-        if (await client.container_status(id)).state is values.ContainerState.CREATED:
-            await client.start(id)
-        assert (await sandbox.exited(id)).exit_code == 3
-        assert sandbox.output() == "once\n"
-        await sandbox.remove()
-    node.settles(before)
+    await walks.start(node, pod_spec(node), point)
+
+
+@pytest.mark.parametrize("point", points.START)
+async def test_start_of_what_ends_at_once(node: killable.Node, point: str) -> None:
+    await walks.start_of_what_ends(node, pod_spec(node), point)
 
 
 @pytest.mark.parametrize("point", points.STOP + points.REMOVE)
 async def test_remove(node: killable.Node, point: str) -> None:
-    before = node.has()
-    async with node.client() as client:
-        sandbox = await killable.running(client, pod_spec(node))
-        await node.killed_at(point, client.remove_pod(sandbox.id))
-    async with node.client() as client:
-        await client.remove_pod(sandbox.id)
-        assert await client.pods() == []
-        assert await client.containers() == []
-    node.settles(before)
+    await walks.remove_pod(node, pod_spec(node), point)
 
 
 # Others than the daemon
@@ -129,7 +85,7 @@ def processes(node: killable.Node, *names: bytes) -> list[int]:
 async def test_a_killed_sentry_ends_its_containers(node: killable.Node) -> None:
     before = node.has()
     async with node.client() as client:
-        sandbox = await killable.running(client, pod_spec(node))
+        sandbox = await walks.running(client, pod_spec(node))
         other = await sandbox.start("other", "sleep", "600")
         [sentry] = processes(node, b"runsc-sandbox")
         os.kill(sentry, signal.SIGKILL)
@@ -164,13 +120,14 @@ async def test_a_killed_monitor_loses_no_exit_code(node: killable.Node, *, resta
     before = node.has()
     async with node.client() as client:
         sandbox = await workload.run_pod(client, pod_spec(node))
-        id = await sandbox.start("main", "sh", "-c", "sleep 1.5; exit 6")
+        id = await sandbox.start("main", "sh", "-c", "until [ -e /end ]; do sleep 0.05; done; exit 6")
         [monitor] = processes(node, b"ropewalk-monitor")
         os.kill(monitor, signal.SIGKILL)
     if restart:
         await node.restart()
     async with node.client() as client:
         sandbox = workload.Pod(client, sandbox.id, sandbox.spec)
+        await client.exec_sync(id, ["touch", "/end"])
         assert (await sandbox.exited(id)).exit_code == 6
         await sandbox.remove()
     node.settles(before)

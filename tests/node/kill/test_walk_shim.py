@@ -16,8 +16,7 @@ from ropewalk.errors import RopewalkError
 from ropewalk.linux import process
 from ropewalk.pods import containers, sandboxes
 from ropewalk.spec import pod
-from tests.node.kill import killable, points
-from tests.node.kill.test_walk_containers import adopted, one_life, spec_of
+from tests.node.kill import killable, points, walks
 from tools import shims, workload
 
 NODE_CLASS = killable.Node
@@ -69,8 +68,7 @@ async def primed(node: killable.Node, emptied: None) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_the_walk_has_every_point(node: killable.Node, kind: str) -> None:
-    while node.passed():  # by other handlers' probes
-        await asyncio.sleep(1)
+    node.passed()
     async with node.client() as client:
         sandbox = await workload.run_pod(client, pod_spec(node, kind))
         assert [(kind, point) for point in node.passed()] == [pair for pair in RUN if pair[0] == kind]
@@ -88,32 +86,13 @@ async def test_the_walk_has_every_point(node: killable.Node, kind: str) -> None:
 
 @pytest.mark.parametrize(("kind", "point"), RUN)
 async def test_run(node: killable.Node, kind: str, point: str) -> None:
-    before, spec = node.has(), pod_spec(node, kind)
-    async with node.client() as client:
-        await node.killed_at(point, workload.run_pod(client, spec))
-    async with node.client() as client:
-        assert await client.pods() == []
-        node.settles(before)
-        sandbox = await workload.run_pod(client, spec)
-        await one_life(client, sandbox, spec_of(sandbox, "sh", "-c", "echo once"))
-        assert not socket_of(node, sandbox.id).exists()
-    node.settles(before)
+    id = await walks.run(node, pod_spec(node, kind), point)
+    assert not socket_of(node, id).exists()
 
 
 @pytest.mark.parametrize("point", CREATE)
 async def test_create(node: killable.Node, point: str) -> None:
-    before = node.has()
-    async with node.client() as client:
-        sandbox = await workload.run_pod(client, pod_spec(node, "network"))
-        with_pod = node.has()
-        spec = spec_of(sandbox, "sh", "-c", "echo once")
-        await node.killed_at(point, client.create(sandbox.id, spec, sandbox.spec))
-    async with node.client() as client:
-        sandbox = await adopted(client, sandbox)
-        assert await client.containers() == []
-        node.settles(with_pod, pod=sandbox.id)
-        await one_life(client, sandbox, spec)
-    node.settles(before)
+    await walks.create(node, pod_spec(node, "network"), point)
 
 
 @pytest.mark.parametrize("point", ["shim:started", "shim:known"])
@@ -126,66 +105,30 @@ async def test_a_first_container_on_a_shim_of_which_nothing_is_known(node: killa
     await node.start()
     async with node.client() as client:
         sandbox = await workload.run_pod(client, pod_spec(node, "network"))
-        shim, spec = shim_of(node, sandbox.id), spec_of(sandbox, "sh", "-c", "echo once")
+        shim, spec = shim_of(node, sandbox.id), walks.spec_of(sandbox, *walks.ONCE)
         await node.killed_at(point, client.create(sandbox.id, spec, sandbox.spec))
     async with node.client() as client:
-        sandbox = await adopted(client, sandbox)
+        sandbox = await walks.adopted(client, sandbox)
         assert (await client.containers(), shim_of(node, sandbox.id)) == ([], shim)
         assert socket_of(node, sandbox.id).exists()
-        await one_life(client, sandbox, spec)
+        await walks.containers_life(client, sandbox, spec)
     node.settles(before)
 
 
 @pytest.mark.parametrize("point", points.START)
 async def test_start(node: killable.Node, point: str) -> None:
-    before = node.has()
-    async with node.client() as client:
-        sandbox = await workload.run_pod(client, pod_spec(node, "network"))
-        id = await sandbox.create("main", "sh", "-c", "echo once; exec sleep 600")
-        await node.killed_at(point, client.start(id))
-    async with node.client() as client:
-        sandbox = await adopted(client, sandbox)
-        if (await client.container_status(id)).state is values.ContainerState.CREATED:
-            await client.start(id)
-        assert await sandbox.says("once") == "once\n"
-        assert (await client.exec_sync(id, ["true"])).exit_code == 0
-        await sandbox.remove()
-    node.settles(before)
+    await walks.start(node, pod_spec(node, "network"), point)
 
 
 @pytest.mark.parametrize("point", REMOVE)
 async def test_remove(node: killable.Node, point: str) -> None:
-    before = node.has()
-    async with node.client() as client:
-        sandbox = await workload.run_pod(client, pod_spec(node, "network"))
-        with_pod = node.has()
-        id = await sandbox.start("main", "sh", "-c", "sleep 600 & sleep 600")
-        await node.killed_at(point, client.remove(id))
-    async with node.client() as client:
-        sandbox = await adopted(client, sandbox)
-        await client.remove(id)
-        assert await client.containers() == []
-        node.settles(with_pod, pod=sandbox.id)
-        await one_life(client, sandbox, spec_of(sandbox, "sh", "-c", "echo once"))
-    node.settles(before)
+    await walks.remove(node, pod_spec(node, "network"), point)
 
 
 @pytest.mark.parametrize("point", STOP)
 async def test_stop(node: killable.Node, point: str) -> None:
-    before = node.has()
-    async with node.client() as client:
-        sandbox = await workload.run_pod(client, pod_spec(node, "network"))
-        id = await sandbox.start("main", "sh", "-c", "sleep 600 & sleep 600")
-        await node.killed_at(point, client.stop_pod(sandbox.id))
-    async with node.client() as client:
-        [inside] = await client.containers()
-        assert inside.state is values.ContainerState.EXITED
-        await client.stop_pod(sandbox.id)
-        node.keeps_only(before, id)
-        await client.remove_pod(sandbox.id)
-        assert (await client.pods(), await client.containers()) == ([], [])
-    node.settles(before)
-    assert not socket_of(node, sandbox.id).exists()
+    id = await walks.stop(node, pod_spec(node, "network"), point)
+    assert not socket_of(node, id).exists()
 
 
 async def test_what_ended_while_the_daemon_was_away(node: killable.Node) -> None:
@@ -198,7 +141,7 @@ async def test_what_ended_while_the_daemon_was_away(node: killable.Node) -> None
         await asyncio.sleep(1)
         await node.start()
     async with node.client() as client:
-        sandbox = await adopted(client, sandbox)
+        sandbox = await walks.adopted(client, sandbox)
         status = await sandbox.exited(id)
         assert (status.exit_code, status.reason) == (9, "Error")
         assert sandbox.output().splitlines() == [str(number) for number in range(1, 5001)]
@@ -225,7 +168,7 @@ async def test_a_killed_shim(node: killable.Node, *, away: bool) -> None:
             status = await again.exited(id)
             assert (status.exit_code, status.reason) == (137, "Unknown")
             assert f"process {shim}" in status.message
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while (await client.pod_status(sandbox.id)).state is not values.PodSandboxState.NOTREADY:
                 await asyncio.sleep(0.02)
         assert [line for line in node.has() if line.startswith("process ")] == []
@@ -242,10 +185,12 @@ async def test_a_killed_logger(node: killable.Node) -> None:
     before = node.has()
     async with node.client() as client:
         sandbox = await workload.run_pod(client, pod_spec(node, "network"))
-        id = await sandbox.start("main", "sh", "-c", "echo once; sleep 1; echo twice; exit 4")
+        script = "echo once; until [ -e /end ]; do sleep 0.05; done; echo twice; exit 4"
+        id = await sandbox.start("main", "sh", "-c", script)
         await sandbox.says("once")
         [logger] = [p for p in process.find(b"log") if any(id.encode() in word for word in process.command_line(p))]
         os.kill(logger, signal.SIGKILL)
+        await client.exec_sync(id, ["touch", "/end"])
         assert (await sandbox.exited(id)).exit_code == 4
         await sandbox.remove()
     node.settles(before)
@@ -254,12 +199,15 @@ async def test_a_killed_logger(node: killable.Node) -> None:
 async def test_a_client_that_leaves_while_a_pod_is_made(node: killable.Node) -> None:
     before = node.has()
     async with node.client() as client:
+        node.passed()
         making = asyncio.ensure_future(workload.run_pod(client, pod_spec(node, "shared")))
-        await asyncio.sleep(0.03)
+        async with asyncio.timeout(20):
+            while not node.passed():
+                await asyncio.sleep(0.005)
         making.cancel()
         await asyncio.gather(making, return_exceptions=True)
     async with node.client() as client:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not (found := await client.pods()):
                 await asyncio.sleep(0.02)
         await workload.Pod(client, found[0].id, pod.PodSpec()).remove()

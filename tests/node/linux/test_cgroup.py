@@ -14,6 +14,7 @@ from ropewalk import errors
 from ropewalk.linux import cgroup, features, mount, process, spawn
 from ropewalk.linux.cgroup_v2 import CgroupsV2
 from ropewalk.spec.pod import HugepageLimit, LinuxContainerResources
+from tools import trace
 
 BOMB = "spin() { spin & spin & wait; }; spin"  # cut short by pids.max or by kill
 
@@ -38,7 +39,7 @@ async def cgroups(request: pytest.FixtureRequest) -> AsyncIterator[cgroup.Cgroup
 @pytest.fixture
 async def path(cgroups: cgroup.Cgroups) -> AsyncIterator[str]:
     """A cgroup of this test's own; nothing may stay of it."""
-    path = f"/ropewalk-test-{os.getpid()}"
+    path = f"/{trace.own_names()}cgroup"
     cgroups.make(path)
     yield path
     await cgroups.kill(path)
@@ -56,7 +57,7 @@ def v1() -> cgroup.Cgroups:
 
 @pytest.fixture
 async def v1_path(v1: cgroup.Cgroups) -> AsyncIterator[str]:
-    path = f"/ropewalk-test-{os.getpid()}-v1"
+    path = f"/{trace.own_names()}cgroup-v1"
     v1.make(path)
     yield path
     await v1.kill(path)

@@ -50,7 +50,7 @@ async def net(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Net]:
 def until() -> Callable[[Callable[[], bool]], Any]:
     """Wait, with a deadline, for something that the kernel does in the background."""
 
-    async def wait(true: Callable[[], bool], seconds: float = 5.0) -> None:
+    async def wait(true: Callable[[], bool], seconds: float = 20.0) -> None:
         async with asyncio.timeout(seconds):
             while not true():
                 await asyncio.sleep(0.005)

@@ -122,7 +122,7 @@ class Lab:
 
         self._servers.append(await asyncio.start_server(answer, sock=sock))
 
-    async def ask(self, netns: str, address: str, port: int, *, source: str = "", timeout: float = 2.0) -> str:
+    async def ask(self, netns: str, address: str, port: int, *, source: str = "", timeout: float = 20.0) -> str:
         """Connect from a namespace ("" is the node): what the server says, that is how it sees the caller."""
 
         def make() -> socket.socket:

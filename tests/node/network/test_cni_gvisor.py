@@ -12,10 +12,11 @@ from tests.node.conftest import PodRunner
 from tests.node.kill import plugged
 
 NODE_CLASS = plugged.Node
-SERVE = "mkdir /www; echo served > /www/index.html; echo ready; exec httpd -f -p 80 -h /www"
+# httpd listens, and then goes into the background.
+SERVE = "mkdir /www; echo served > /www/index.html; httpd -p 80 -h /www; echo ready; exec sleep 600"
 FETCH = """
 import http.client, sys
-connection = http.client.HTTPConnection(sys.argv[1], timeout=5)
+connection = http.client.HTTPConnection(sys.argv[1], timeout=20)
 connection.request("GET", "/")
 sys.stdout.buffer.write(connection.getresponse().read())
 """

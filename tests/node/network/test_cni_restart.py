@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ropewalk import ids
-from ropewalk.network import cache, cni
+from ropewalk.network import cache, cni, plugins
 from tests.node.network.lab import run
 from tests.node.network.plugins import WEB, Net, named
 
@@ -55,7 +55,8 @@ async def test_a_kill_before_the_result_was_kept(net: Net) -> None:
 
 async def test_a_plugin_that_outlives_the_daemon_does_not_outlive_the_next_ones_start(net: Net, until: Until) -> None:
     """ADD goes on after a kill: what it makes after our DEL would stay for ever."""
-    slow = f"[ $CNI_COMMAND = ADD ] && {{ sleep 1; touch {net.directory}/made; }}"
+    gate = net.directory / "gate"
+    slow = f"[ $CNI_COMMAND = ADD ] && {{ until [ -e {gate} ]; do sleep 0.05; done; touch {net.directory}/made; }}"
     net.fake("fake", slow)
     net.write({"type": "fake"})
     first = await net.start()
@@ -65,17 +66,17 @@ async def test_a_plugin_that_outlives_the_daemon_does_not_outlive_the_next_ones_
     env = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": id, "CNI_NETNS": planned.netns, "CNI_ARGS": ""}
     first._cache.write(cache.Entry(id, "eth0", planned.netns, first._discovery.usable()))
     await net.kill(first)
-    started = time.monotonic()
     with subprocess.Popen([program], env=env, start_new_session=True, stdin=subprocess.PIPE) as orphan:
         assert orphan.stdin is not None
         orphan.stdin.write(b"{}")
         orphan.stdin.close()
         await until(lambda: net.calls("ADD"))
         second = await net.start(owned={id: planned})
-        assert orphan.wait(0.5) == -signal.SIGKILL
+        assert orphan.wait(10) == -signal.SIGKILL
     await second.detach(id, planned)
     assert net.left() == []
-    await asyncio.sleep(max(0.0, started + 1.2 - time.monotonic()))
+    gate.touch()
+    await asyncio.sleep(0.2)
     assert not (net.directory / "made").exists()
 
 
@@ -146,7 +147,7 @@ async def test_garbage_collection_that_hangs_holds_pods_up_for_its_limit_only(
     await until(lambda: len(net.calls("GC")) == 1)
     started = time.monotonic()
     id, attachment = await net.pod(daemon)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 30
     await daemon.detach(id, attachment)
     assert len(net.calls("GC")) == 1
 
@@ -205,9 +206,10 @@ async def test_check_is_left_out(net: Net, document: dict[str, Any], config: dic
     assert net.calls("CHECK") == []
 
 
-async def test_a_check_without_an_answer_proves_nothing(net: Net) -> None:
+async def test_a_check_without_an_answer_proves_nothing(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
     net.fake("fake", "[ $CNI_COMMAND = CHECK ] && sleep 99")
     net.write({"type": "fake"})
-    daemon = await net.start(check=True, timeout=1.0)
+    daemon = await net.start(check=True)
     id, attachment = await net.pod(daemon)
+    monkeypatch.setattr(plugins, "_QUICK", 0.2)
     assert await daemon.check(id, attachment) == ""

@@ -27,9 +27,9 @@ async def web(lab: Lab, *mappings: pod.PortMapping) -> Attachment:
     return attachment
 
 
-async def refused(lab: Lab, netns: str, address: str, port: int) -> bool:
+async def refused(lab: Lab, netns: str, address: str, port: int, *, patience: float = 0.3) -> bool:
     try:
-        await lab.ask(netns, address, port, timeout=0.3)
+        await lab.ask(netns, address, port, timeout=patience)
     except (TimeoutError, OSError):
         return True
     return False
@@ -110,10 +110,10 @@ async def test_the_nodes_loopback_is_shut_for_pods_and_neighbours(lab: Lab) -> N
     assert not await reaches_loopback(lab, attachment.netns, attachment.gateways[0], 9090)
     # The guard is what holds: without it the packet of the pod arrives.
     run("nft", "flush", "chain", "inet", INSTANCE, "guard")
-    assert await reaches_loopback(lab, attachment.netns, attachment.gateways[0], 9090)
+    assert await reaches_loopback(lab, attachment.netns, attachment.gateways[0], 9090, patience=20)
 
 
-async def reaches_loopback(lab: Lab, netns: str, router: str, port: int) -> bool:
+async def reaches_loopback(lab: Lab, netns: str, router: str, port: int, *, patience: float = 0.3) -> bool:
     """Whether a process in `netns` that routes 127.0.0.1 to the node connects to the node's loopback."""
     enter = ("nsenter", f"--net={netns}")
     run(*enter, "ip", "route", "del", "local", "127.0.0.0/8", "dev", "lo", "table", "local")
@@ -121,7 +121,7 @@ async def reaches_loopback(lab: Lab, netns: str, router: str, port: int) -> bool
     run(*enter, "sysctl", "-qw", "net.ipv4.conf.eth0.route_localnet=1")
     run(*enter, "ip", "route", "add", "127.0.0.0/8", "via", router, "dev", "eth0")
     try:
-        return not await refused(lab, netns, "127.0.0.1", port)
+        return not await refused(lab, netns, "127.0.0.1", port, patience=patience)
     finally:
         run(*enter, "ip", "route", "del", "127.0.0.0/8", "via", router, "dev", "eth0")
         run(*enter, "ip", "route", "add", "local", "127.0.0.0/8", "dev", "lo", "table", "local")
@@ -154,7 +154,7 @@ async def answered(client: socket.socket, server: socket.socket, address: str) -
     """The client's address as the server sees it; "" if nothing comes."""
     loop = asyncio.get_running_loop()
     try:
-        async with asyncio.timeout(0.5):
+        async with asyncio.timeout(10):
             await loop.sock_sendto(client, b"question", (address, 5353))
             _, peer = await loop.sock_recvfrom(server, 100)
             await loop.sock_sendto(server, b"answer", peer)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -34,7 +36,7 @@ async def run_with(run_pod: RunPod, *, sysctls: dict[str, str] | None = None, **
 async def two(client: cri.Client, sandbox: workload.Pod) -> list[int]:
     """The first processes of two sleeping containers."""
     ids = [await sandbox.start(name, "sleep", "600") for name in ("one", "two")]
-    return [await proc.pid_of(client, id) for id in ids]
+    return [await proc.begun(await proc.pid_of(client, id), "sleep", "600") for id in ids]
 
 
 def same(pids: list[int], kind: str) -> bool:
@@ -118,16 +120,24 @@ async def test_a_shared_pid_namespace_has_an_init(run_pod: RunPod, client: cri.C
 
 async def test_an_init_reaps_orphans(run_pod: RunPod, client: cri.Client) -> None:
     sandbox = await run_with(run_pod, pid=POD)
-    pids = await two(client, sandbox)
-    await shell(client, sandbox, "one", "sh -c 'sleep 0.01 & sleep 0.01 &' ; sleep 0.1")
-    zombies = [pid for pid in process.pids() if (seen := process.stat(pid)) and seen.state == "Z"]
-    assert [pid for pid in zombies if proc.namespace(pid, "pid") == proc.namespace(pids[0], "pid")] == []
+    inside = proc.namespace((await two(client, sandbox))[0], "pid")
+    await shell(client, sandbox, "one", "sh -c 'sleep 0.01 & sleep 0.01 &'")
+    async with asyncio.timeout(20):
+        while any(is_orphan(pid, inside) for pid in process.pids()):
+            await asyncio.sleep(0.02)
+
+
+def is_orphan(pid: int, inside: str) -> bool:
+    """Of that namespace, and at its 0.01 seconds or ended: then it has no arguments any more."""
+    with contextlib.suppress(OSError):  # it is gone
+        return proc.namespace(pid, "pid") == inside and process.command_line(pid) in ([], [b"sleep", b"0.01"])
+    return False
 
 
 async def test_the_nodes_pid_namespace(run_pod: RunPod, client: cri.Client) -> None:
     sandbox = await run_with(run_pod, pid=NODE)
     id = await sandbox.start("main", "sleep", "600")
-    pid = await proc.pid_of(client, id)
+    pid = await proc.begun(await proc.pid_of(client, id), "sleep", "600")
     assert nodes_own(pid, "pid")
     assert await shell(client, sandbox, "main", f"cat /proc/{pid}/cmdline | tr '\\0' ' '") == "sleep 600 "
 
@@ -136,6 +146,7 @@ async def test_a_target_shows_its_processes(run_pod: RunPod, client: cri.Client)
     """As kubectl debug does."""
     sandbox = await run_with(run_pod)
     target = await sandbox.start("target", "sleep", "606")
+    await proc.begun(await proc.pid_of(client, target), "sleep", "606")
     options = pod.NamespaceOption(pid=TARGET, target_id=target)
     security = container.LinuxContainerSecurityContext(namespace_options=options)
     linux = container.LinuxContainerConfig(security_context=security)

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from ropewalk.client import admin, cri
+from ropewalk.client import cri
 from ropewalk.errors import Kind, RopewalkError
 from ropewalk.linux import mount, process
 from ropewalk.spec import container, pod
 from ropewalk.spec.image import ImageSpec
 from tests.node.conftest import PodRunner
+from tests.node.containers import proc
 from tools import images, workload
 from tools import node as nodes
 
@@ -57,13 +58,12 @@ async def told(sandbox: workload.Pod, script: str, **fields: Any) -> list[str]:
     return "".join(text + ("\n" if tag == "F" else "") for tag, text in pieces).splitlines()
 
 
-def pid_of(node: nodes.Node, id: str) -> int:
-    return int((node.state / "containers" / id / "pid").read_text())
+async def sleeper(node: nodes.Node, id: str) -> int:
+    """The first process of a container that sleeps."""
+    return await proc.begun(int((node.state / "containers" / id / "pid").read_text()), "sleep", "600")
 
 
-async def test_the_handlers_offer_them(node: nodes.Node, client: cri.Client) -> None:
-    async with admin.Client(node.address) as other:
-        await other.runtimes()  # it waits for the probes
+async def test_the_handlers_offer_them(client: cri.Client) -> None:
     offered = {found.name for found in (await client.status()).runtime_handlers if found.features.user_namespaces}
     assert offered >= {"", *HANDLERS}
 
@@ -89,11 +89,10 @@ async def test_from_inside(sandbox: workload.Pod) -> None:
 
 
 async def test_from_the_node(node: nodes.Node, client: cri.Client, sandbox: workload.Pod) -> None:
-    id = await sandbox.start("main", "sh", "-c", "sleep 600")
-    pid = pid_of(node, id)
+    id = await sandbox.start("main", "sleep", "600")
+    pid = await sleeper(node, id)
     assert Path(f"/proc/{pid}/uid_map").read_text().split() == ["0", str(FIRST), str(LENGTH)]
-    status = process_status(pid)
-    assert status["Uid"].split() == [str(FIRST)] * 4
+    assert proc.status(pid)["Uid"].split() == [str(FIRST)] * 4
     assert id in Path(f"/proc/{pid}/cgroup").read_text()
     assert os.readlink(f"/proc/{pid}/ns/user") != os.readlink("/proc/self/ns/user")
     pinned = node.state / "pods" / sandbox.id / "ns" / "user"
@@ -104,16 +103,13 @@ async def test_from_the_node(node: nodes.Node, client: cri.Client, sandbox: work
     assert os.stat(f"/proc/{pid}/root/root/from-exec").st_uid == FIRST
 
 
-def process_status(pid: int) -> dict[str, str]:
-    lines = (line.partition(":") for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return {name: value.strip() for name, _, value in lines}
-
-
 async def test_its_network_works(
     node: nodes.Node, client: cri.Client, sandbox: workload.Pod, run_pod: PodRunner
 ) -> None:
     """The network namespace is its own: it may administer it; and others reach it."""
-    id = await sandbox.start("main", "sh", "-c", "echo hello > /tmp/index.html; httpd -f -p 80 -h /tmp")
+    serve = "echo hello > /tmp/index.html; httpd -p 80 -h /tmp; echo ready; exec sleep 600"  # it listens, then forks
+    id = await sandbox.start("main", "sh", "-c", serve)
+    await sandbox.says("ready")
     assert (
         await client.exec_sync(id, ["ip", "link", "add", "dummy7", "type", "dummy"])
     ).exit_code != 0  # no capability
@@ -251,8 +247,8 @@ async def test_a_small_range(run_pod: PodRunner, handler: str) -> None:
 
 async def test_two_pods_have_different_users(client: cri.Client, run_pod: PodRunner, node: nodes.Node) -> None:
     sandboxes = [await run_pod(linux=linux(first)) for first in (FIRST, FIRST + LENGTH)]
-    pids = [pid_of(node, await sandbox.start("main", "sleep", "600")) for sandbox in sandboxes]
-    assert [process_status(pid)["Uid"].split()[0] for pid in pids] == [str(FIRST), str(FIRST + LENGTH)]
+    pids = [await sleeper(node, await sandbox.start("main", "sleep", "600")) for sandbox in sandboxes]
+    assert [proc.status(pid)["Uid"].split()[0] for pid in pids] == [str(FIRST), str(FIRST + LENGTH)]
 
 
 @pytest.mark.parametrize("handler", HANDLERS)
@@ -262,8 +258,8 @@ async def test_the_next_daemon_adopts(node: nodes.Node, client: cri.Client, run_
     await node.restart()
     assert (await client.exec_sync(id, ["id", "-u"])).stdout == b"0\n"
     second = await sandbox.start("second", "sleep", "600")
-    assert process_status(pid_of(node, second))["Uid"].split()[0] == str(FIRST)
-    assert process.is_alive(pid_of(node, id), process.start_time(pid_of(node, id)) or 0)
+    assert proc.status(await sleeper(node, second))["Uid"].split()[0] == str(FIRST)
+    assert process.start_time(await sleeper(node, id))
 
 
 @pytest.mark.parametrize("kind", ["network", "pid", "ipc"])

@@ -18,8 +18,9 @@ from ropewalk.runtimes.oci import build, capabilities, facts, resolve
 from ropewalk.spec import container, pod
 from tests.node.runtimes import calls
 from tests.unit.runtimes.oci import samples
+from tools import trace
 
-PARENT = f"/ropewalk-test-{os.getpid()}-spec"
+PARENT = f"/{trace.own_names()}spec"
 DEFAULT, UNCONFINED, LOCALHOST = pod.ProfileType
 EPERM, ENOSYS = 1, 38
 APPLETS = ("sh", "cat", "id", "env", "mknod", "head", "touch", "ls", "readlink", "mount", "mkdir", "chmod", "rm")
@@ -93,7 +94,7 @@ class Place:
     async def crun(self, verb: str, spec: dict[str, Any], *options: str) -> bytes:
         self.count += 1
         (self.root / "config.json").write_bytes(build.encode(spec))
-        name = f"ropewalk-test-{os.getpid()}-{self.count}"
+        name = f"{trace.own_names()}{self.count}"
         done = await self.command(verb, *options, "--bundle", str(self.root), name)
         assert done.code == 0, done.stderr.decode() + done.stdout.decode()
         return done.stdout
@@ -348,7 +349,7 @@ async def hold(place: Place, spec: dict[str, Any]) -> None:
     """Starts the init, joins its PID namespace with a container, ends it with SIGTERM."""
     pid_file = place.root / "init.pid"
     await place.crun("run", spec, "--detach", "--pid-file", str(pid_file))
-    name = f"ropewalk-test-{os.getpid()}-{place.count}"
+    name = f"{trace.own_names()}{place.count}"
     pid = int(pid_file.read_text())
     try:
         found = parse_status(pathlib.Path(f"/proc/{pid}/status").read_text())

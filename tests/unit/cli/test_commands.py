@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from ropewalk.cli import lifecycle, main, plan, progress, runner, usage
-from ropewalk.cli.commands import images, info, inspect, pods, ps, rmi, runtimes
+from ropewalk.cli.commands import checkpoint, images, info, inspect, pods, ps, rmi, runtimes
 from ropewalk.client import cri, values
 from ropewalk.errors import Kind, NotFound, RopewalkError, WrongState
 from ropewalk.spec.image import ImageSpec
@@ -21,6 +21,7 @@ from tests.fakes import domain
 from tests.unit.cri.conftest import Node
 
 VERBS = [
+    "checkpoint",
     "exec",
     "images",
     "info",
@@ -82,6 +83,7 @@ def test_wrong_usages() -> None:
         ["run", "-d", "--rm", "x"],
         ["logs", "--tail", "x", "y"],
         ["exec", "x"],
+        ["checkpoint"],
     ):
         assert CliRunner().invoke(main.ropewalk, arguments).exit_code == 2, arguments
 
@@ -205,3 +207,25 @@ async def test_an_image_that_must_be_there(client: cri.Client) -> None:
         await runner.ensure_image(client, "nosuch", "never", quiet=True)
     await runner.ensure_image(client, "busybox:2", "missing", quiet=True)
     assert await client.pull(ImageSpec(image="busybox:2"))
+
+
+async def test_a_checkpoint_is_written_to_an_absolute_path(
+    client: cri.Client, web: plan.Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked: list[tuple[str, str, int]] = []
+
+    async def noted(_: cri.Client, id: str, location: str, *, timeout: int) -> None:
+        asked.append((id, location, timeout))
+
+    monkeypatch.setattr(cri.Client, "checkpoint", noted)
+    ran = await runner.start(client, web)
+    found, path = await checkpoint.save(client, "web", "a.tar", 7)
+    assert (found.id, path) == (ran.id, f"{tmp_path}/a.tar")
+    _, named = await checkpoint.save(client, "web", "", 0)
+    assert named.startswith(f"{tmp_path}/checkpoint-web-2")
+    assert asked == [(ran.id, path, 7), (ran.id, named, 0)]
+
+
+async def test_nobody_pulls_a_checkpoint(client: cri.Client) -> None:
+    await runner.ensure_image(client, "/var/lib/kubelet/checkpoints/a.tar", "always", quiet=True)

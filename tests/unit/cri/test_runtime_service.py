@@ -177,13 +177,21 @@ async def test_an_exit_code_is_no_error(node: Node) -> None:
     assert (reply.exit_code, reply.stdout, reply.stderr) == (3, b"\xffout", b"err")
 
 
+async def test_a_checkpoint_is_asked_for_as_it_came(node: Node) -> None:
+    container = await node.running(await node.pod())
+    fields = {"container_id": container, "location": "/a.tar", "timeout": 7}
+    assert (await node.call("CheckpointContainer", **fields)).code is Code.OK
+    assert node.containers.archives == [(container, "/a.tar", 7.0)]
+    assert (await node.call("CheckpointContainer", **{**fields, "timeout": -1})).code is Code.INVALID_ARGUMENT
+    assert (await node.call("CheckpointContainer", **{**fields, "container_id": ABSENT})).code is Code.NOT_FOUND
+
+
 async def test_what_is_not_built_is_unimplemented(node: Node) -> None:
     container = await node.running(await node.pod())
     for method, fields in (
         ("Exec", {"container_id": container, "cmd": ["sh"], "stdout": True}),
         ("Attach", {"container_id": container, "stdout": True}),
         ("PortForward", {"pod_sandbox_id": ABSENT}),
-        ("CheckpointContainer", {"container_id": container}),
         ("CheckpointPod", {}),
         ("RestorePod", {}),
         ("ListMetricDescriptors", {}),

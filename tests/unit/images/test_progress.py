@@ -36,11 +36,13 @@ async def test_a_watcher_sees_the_pull_grow_and_end() -> None:
     track = board.begin("a:1")
     board.plan(track, PLANS)
     board.layer(PLANS[0].chain_id, LayerState.FETCHING, 400)
-    await asyncio.sleep(0.02)
+    async with asyncio.timeout(20):
+        while not seen or [layer.fetched for layer in seen[-1].layers] != [400, 0]:
+            await asyncio.sleep(0)
     board.end(other)
     board.layer(PLANS[0].chain_id, LayerState.DONE, 1000)
     board.end(track)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await watcher
     assert {report.image for report in seen} == {"a:1"}
     assert [layer.fetched for layer in seen[-2].layers] == [400, 0]

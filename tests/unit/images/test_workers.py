@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -219,10 +218,9 @@ async def test_a_job_imports_neither_asyncio_nor_grpc_nor_sqlite(fake: fakes.Reg
 async def test_closing_waits_for_every_process(fake: fakes.Registry) -> None:
     pool = workers.Workers(2)
     await asyncio.gather(*(pool.run(resolve(fake)) for _ in range(3)))
-    begun = time.monotonic()
-    await pool.close()
+    async with asyncio.timeout(20):
+        await pool.close()
     assert processes() == []
-    assert time.monotonic() - begun < 5
 
 
 async def test_a_worker_knows_of_the_environment_only_how_to_reach_registries(

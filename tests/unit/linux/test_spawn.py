@@ -5,7 +5,6 @@ import os
 import resource
 import signal
 import sys
-import time
 
 import pytest
 
@@ -114,7 +113,7 @@ async def test_no_zombie_stays_even_if_nobody_waits() -> None:
     waiting = asyncio.ensure_future(child.wait())
     await asyncio.sleep(0)
     waiting.cancel()
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(20):
         while process.stat(child.pid) is not None:
             await asyncio.sleep(0.001)
     assert child.code == 0
@@ -141,9 +140,7 @@ async def test_run_keeps_the_limit_and_drops_the_rest() -> None:
 
 
 async def test_run_returns_when_the_program_ends_not_when_the_pipe_does() -> None:
-    begin = time.monotonic()
-    done = await spawn.run(["sh", "-c", "sleep 5 & echo hi $!"], timeout=4)
-    assert time.monotonic() - begin < 2
+    done = await spawn.run(["sh", "-c", "sleep 60 & echo hi $!"], timeout=20)
     assert done.stdout.startswith(b"hi ")
     os.kill(int(done.stdout.split()[1]), signal.SIGKILL)
 
@@ -163,18 +160,18 @@ async def test_run_kills_the_whole_group_on_its_deadline_and_when_cancelled() ->
             with pytest.raises(errors.RopewalkError, match=r"did not end within 0\.1 s") as caught:
                 await running
             assert caught.value.kind is errors.Kind.TIMEOUT
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(20):
             while process.find(mark.encode()):
                 await asyncio.sleep(0.001)
 
 
 async def test_no_descriptor_is_left_behind() -> None:
     await spawn.run(["true"], input=b"x", timeout=5)
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = set(os.listdir("/proc/self/fd"))
     await spawn.run(["true"], input=b"x", timeout=5)
     with pytest.raises(OSError):
         await spawn.run(["no-such-program"], input=b"x", timeout=5)
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert set(os.listdir("/proc/self/fd")) <= before  # what earlier tests left to the garbage may go meanwhile
 
 
 async def test_a_large_parent_is_not_copied() -> None:

@@ -46,7 +46,7 @@ async def test_another_number_is_kept_ready(tmp_path: Path, monkeypatch: pytest.
     filling = asyncio.create_task(pool.fill())
     for wanted, total in ((3, 3), (1, 3), (2, 4)):
         pool.keep(wanted)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while len(made) < total:
                 await asyncio.sleep(0)
         assert len(made) - len(removed) == wanted

@@ -13,7 +13,8 @@ from msgspec.structs import replace
 from ropewalk.images.store import Image
 from ropewalk.linux import namespaces
 from ropewalk.linux.offload import Offload
-from ropewalk.pods import files
+from ropewalk.pods import checkpoints, files
+from ropewalk.pods.checkpoints import Checkpoints
 from ropewalk.pods.containers import Containers
 from ropewalk.pods.queues import Queues
 from ropewalk.pods.records import Container, Pod
@@ -87,6 +88,7 @@ class Daemon:
         if probed:
             self.probed()
         images: Any = FakeImages()
+        allowed = checkpoints.Config(restore_from=(str(state / "kubelet"),))
         place: dict[str, Any] = {"state": str(state), "boot_id": boot_id}
         self.containers = Containers(
             records,
@@ -98,6 +100,7 @@ class Daemon:
             self.health,
             Offload(),
             AppArmor(enabled=False),
+            Checkpoints(allowed, records, pods, handlers, self.health, Offload(), directory=str(state / "checkpoints")),
             node=NodeFacts(),
             **place,
         )
@@ -199,6 +202,20 @@ def container_spec(name: str = "c", *, attempt: int = 0, image: str = "box", **f
     )
     options = replace(spec.security.namespace_options, pid=NamespaceMode.CONTAINER)
     return replace(spec, linux=replace(spec.linux, security_context=replace(spec.security, namespace_options=options)))
+
+
+class Gate:
+    """A hook that holds one place until it is opened."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self.reached = asyncio.Event()
+        self.opened = asyncio.Event()
+
+    async def __call__(self, where: str) -> None:
+        if where == self.where:
+            self.reached.set()
+            await self.opened.wait()
 
 
 async def settle() -> None:

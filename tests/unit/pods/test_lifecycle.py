@@ -264,7 +264,7 @@ async def test_who_cannot_be_asked_to_stop_is_not_waited_for(bench: Bench, monke
         await signal(id, task, signum)
 
     monkeypatch.setattr(handler, "signal", denied)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await bench.daemon.containers.stop(id, 600)
     assert bench.daemon.containers.get(id).exit_code == 137
 
@@ -370,7 +370,7 @@ class TestAfterAKill:
         assert (daemon.cgroups.killed, bench.world.snapshots, len(failures)) == ([stray], {}, 1)
         bench.world.snapshots[layer] = ""  # only what failed is repeated: by now a create may be under way
         retries = asyncio.create_task(daemon.recovery.retry())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while failures:
                 await asyncio.sleep(0.001)
         retries.cancel()

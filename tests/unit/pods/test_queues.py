@@ -43,6 +43,23 @@ async def test_changes_of_one_pod_take_turns_and_of_two_do_not() -> None:
     assert [event for event in story if event.startswith("a")] == ["a in", "a out"] * 2
 
 
+async def test_nothing_is_kept_of_a_pod_when_nobody_has_or_waits_for_a_turn() -> None:
+    """Also of one that waits for its turn while the pod is removed, and of one whose client leaves meanwhile."""
+    pod_queues = queues.Queues()
+
+    async def change() -> None:
+        async with pod_queues.turn("p"):
+            await asyncio.sleep(0)
+
+    async with pod_queues.overtake("p"):
+        waiting = [asyncio.ensure_future(change()) for _ in range(3)]
+        await settle()
+        waiting[1].cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    kept = {name: value for name, value in vars(pod_queues).items() if value}
+    assert kept == {}
+
+
 async def test_a_stop_cancels_what_is_made_waits_for_its_undo_and_wins() -> None:
     pod_queues = queues.Queues()
     story: list[str] = []

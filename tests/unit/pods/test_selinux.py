@@ -23,7 +23,7 @@ Labelled = list[tuple[str, str]]
 def labelled(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Labelled:
     """The node labels; what was labelled: file (or the pod's id), label."""
     seen: Labelled = []
-    for owner in (bench.daemon.sandboxes, bench.daemon.containers):
+    for owner in (bench.daemon.sandboxes, bench.daemon.containers._inputs):
         owner._node = replace(owner._node, selinux=POLICY)
 
     def label(_: str, id: str, spec: PodSpec, text: str) -> None:

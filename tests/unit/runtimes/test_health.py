@@ -48,13 +48,13 @@ class Fake(world.FakeHandler):
 @contextlib.asynccontextmanager
 async def running(health: Health, handlers: Mapping[str, Handler]) -> AsyncIterator[Health]:
     task = asyncio.create_task(health.run(watch=0.001))
-    await health.known(handlers, 2)
+    await health.known(handlers, 20)
     yield health
     task.cancel()
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(20):
         while not condition():
             await asyncio.sleep(0.001)
 

@@ -67,8 +67,9 @@ def test_a_second_daemon_on_the_same_root_refuses(path: str, monkeypatch: pytest
     Database(path).close()
 
 
-def test_a_lock_that_a_killed_daemons_child_holds_for_a_moment(path: str) -> None:
+def test_a_lock_that_a_killed_daemons_child_holds_for_a_moment(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Here the child holds it for 0.1 s after its parent has let go."""
+    monkeypatch.setattr(database, "PATIENCE", 20.0)
     first = Database(path)
     holder = subprocess.Popen(
         [sys.executable, "-c", "print('holding', flush=True); import time; time.sleep(0.1)"],

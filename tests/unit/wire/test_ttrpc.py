@@ -50,19 +50,25 @@ def test_a_frame_of_the_limit_passes_and_one_byte_more_does_not() -> None:
         ttrpc.FrameReader().feed(struct.pack(">IIBB", ttrpc.LIMIT + 1, 1, 2, 0))
 
 
-async def answer(service: str, method: str, payload: bytes) -> bytes:
-    if method == "Refuse":
-        raise ttrpc.Refused(5, "not there")
-    if method == "Fail":
-        raise ZeroDivisionError
-    if method == "Wait":
-        await asyncio.sleep(float(payload))
-    return f"{service}.{method}:".encode() + payload
+@pytest.fixture
+def gate() -> asyncio.Event:
+    """Until it is set, Wait is not answered."""
+    return asyncio.Event()
 
 
 @pytest.fixture
-async def path(tmp_path: Path) -> AsyncIterator[str]:
+async def path(tmp_path: Path, gate: asyncio.Event) -> AsyncIterator[str]:
     """The socket of a server that answers as `answer` does."""
+
+    async def answer(service: str, method: str, payload: bytes) -> bytes:
+        if method == "Refuse":
+            raise ttrpc.Refused(5, "not there")
+        if method == "Fail":
+            raise ZeroDivisionError
+        if method == "Wait":
+            await gate.wait()
+        return f"{service}.{method}:".encode() + payload
+
     name = str(tmp_path / "s")
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listening.bind(name)
@@ -75,46 +81,47 @@ async def path(tmp_path: Path) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def client(path: str) -> AsyncIterator[ttrpc.Client]:
-    client = await ttrpc.connect(path, timeout=5)
+    client = await ttrpc.connect(path, timeout=20)
     yield client
     await client.close()
 
 
 async def test_a_call_has_its_answer(client: ttrpc.Client) -> None:
-    assert await client.call("s", "Echo", b"x" * 100_000, timeout=5) == b"s.Echo:" + b"x" * 100_000
+    assert await client.call("s", "Echo", b"x" * 100_000, timeout=20) == b"s.Echo:" + b"x" * 100_000
 
 
-async def test_a_call_that_waits_holds_up_nothing(client: ttrpc.Client) -> None:
-    waiting = asyncio.ensure_future(client.call("s", "Wait", b"0.05", timeout=5))
+async def test_a_call_that_waits_holds_up_nothing(client: ttrpc.Client, gate: asyncio.Event) -> None:
+    waiting = asyncio.ensure_future(client.call("s", "Wait", b"", timeout=20))
     await asyncio.sleep(0)
-    assert await client.call("s", "Echo", b"", timeout=5) == b"s.Echo:"
+    assert await client.call("s", "Echo", b"", timeout=20) == b"s.Echo:"
     assert not waiting.done()
-    assert await waiting == b"s.Wait:0.05"
+    gate.set()
+    assert await waiting == b"s.Wait:"
 
 
 async def test_an_error_is_the_peers_code_and_text(client: ttrpc.Client) -> None:
     with pytest.raises(ttrpc.Refused, match="not there") as caught:
-        await client.call("s", "Refuse", b"", timeout=5)
+        await client.call("s", "Refuse", b"", timeout=20)
     assert caught.value.code == 5
     with pytest.raises(ttrpc.Refused, match="ZeroDivisionError") as caught:
-        await client.call("s", "Fail", b"", timeout=5)
+        await client.call("s", "Fail", b"", timeout=20)
     assert caught.value.code == ttrpc.INTERNAL
 
 
-async def test_a_late_answer_is_dropped(client: ttrpc.Client) -> None:
+async def test_a_late_answer_is_dropped(client: ttrpc.Client, gate: asyncio.Event) -> None:
     with pytest.raises(TimeoutError):
-        await client.call("s", "Wait", b"0.05", timeout=0.01)
-    await asyncio.sleep(0.08)
-    assert await client.call("s", "Echo", b"", timeout=5) == b"s.Echo:"
+        await client.call("s", "Wait", b"", timeout=0.01)
+    gate.set()
+    assert await client.call("s", "Echo", b"", timeout=20) == b"s.Echo:"
 
 
 async def test_the_end_of_the_connection_ends_every_call(client: ttrpc.Client) -> None:
-    calls = [asyncio.ensure_future(client.call("s", "Wait", b"9", timeout=None)) for _ in range(3)]
+    calls = [asyncio.ensure_future(client.call("s", "Wait", b"", timeout=None)) for _ in range(3)]
     await asyncio.sleep(0)
     await client.close()
     assert [type(one) for one in await asyncio.gather(*calls, return_exceptions=True)] == [ttrpc.Closed] * 3
     with pytest.raises(ttrpc.Closed):
-        await client.call("s", "Echo", b"", timeout=5)
+        await client.call("s", "Echo", b"", timeout=20)
 
 
 async def test_the_request_carries_metadata_and_deadline() -> None:
@@ -146,7 +153,7 @@ GARBAGE = {
 async def test_a_peer_that_breaks_the_rules_is_left(data: bytes) -> None:
     ours, theirs = socket.socketpair()
     client = await ttrpc.adopt(ours)
-    call = asyncio.ensure_future(client.call("s", "M", b"", timeout=5))
+    call = asyncio.ensure_future(client.call("s", "M", b"", timeout=20))
     await asyncio.sleep(0)
     theirs.send(data)
     theirs.close()

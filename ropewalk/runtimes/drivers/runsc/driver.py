@@ -32,7 +32,7 @@ from ropewalk.errors import RopewalkError, Unsupported, WrongState
 from ropewalk.linux import cgroup, mount, process
 from ropewalk.runtimes import handler, streams
 from ropewalk.runtimes.drivers import bundle, command, init, oci
-from ropewalk.runtimes.drivers.runsc import forward, inside, sentry
+from ropewalk.runtimes.drivers.runsc import checkpoints, forward, inside, sentry
 from ropewalk.runtimes.drivers.runsc import spec as specs
 from ropewalk.runtimes.handler import (
     Capabilities,
@@ -63,11 +63,12 @@ NEVER_STARTED = "in state created"
 class Facts(Struct, frozen=True):
     """What a probe found out about a build on this kernel. `private_sysctls`: it takes every network namespace for the
     node's, because it looks for net.core.rmem_default, which Linux 6.11 shows in all of them (gvisor issue 10704): so
-    it must not see them."""
+    it must not see them. `checkpoint`: a pod can be written while it runs, and restored."""
 
     platform: str = ""
     private_sysctls: bool = False
     port_forward: bool = False
+    checkpoint: bool = False
 
 
 def read_facts(kept: Mapping[str, str]) -> Facts:
@@ -105,7 +106,8 @@ class Driver(oci.Driver):
 
     def learn(self, facts: Facts) -> None:
         self.facts = facts
-        self.command.flags = [*([f"--platform={facts.platform}"] if facts.platform else []), *self.flags]
+        chosen = [f"--platform={facts.platform}"] if facts.platform else []
+        self.command.flags = [*chosen, *([checkpoints.FLAG] if facts.checkpoint else []), *self.flags]
 
     async def prepare(self) -> None:
         """A sealed copy would be 30 MB of memory, and runsc does not run itself anew for want of one."""
@@ -126,6 +128,7 @@ class Driver(oci.Driver):
         limits = plan.pod.linux.resources
         if limits is not None:
             self.cgroups.update(plan.cgroup, limits)
+            checkpoints.note_limits(self._bundle(plan.id), limits)
         return task
 
     async def run_init(self, plan: PodPlan) -> Task:
@@ -145,6 +148,8 @@ class Driver(oci.Driver):
             verb = ("create", "--bundle", own.directory, "--pid-file", own.pid_file, plan.id)
             await self.command.run(plan.id, *verb, timeout=oci.START_SECONDS, flags=flags)
             steps.checkpoint("sentry:created")
+            if self.facts.checkpoint and network == "sandbox":
+                checkpoints.note_network(own, spec)
             await self.command.run(plan.id, "start", plan.id, timeout=oci.START_SECONDS, flags=flags, mounts=mounts)
             steps.checkpoint("sentry:started")
             task = own.read_init()
@@ -175,9 +180,10 @@ class Driver(oci.Driver):
         """The Sentry gets the streams at `start`, and knows the exit code."""
         argv = self.command.prefix(own.log)
         asked = super().launch(plan, own)
-        return structs.replace(
-            asked, runtime=argv, start_argv=[*argv, "start", plan.id], wait_argv=[*argv, "wait", plan.id]
-        )
+        start = ["start", plan.id]
+        if plan.checkpoint:
+            start = ["restore", "--detach", "--bundle", own.directory, "--image-path", plan.checkpoint, plan.id]
+        return structs.replace(asked, runtime=argv, start_argv=[*argv, *start], wait_argv=[*argv, "wait", plan.id])
 
     async def start(self, id: str, task: Task) -> None:
         own = self._bundle(id)
@@ -297,6 +303,24 @@ class Driver(oci.Driver):
     async def update(self, id: str, task: Task, resources: LinuxContainerResources) -> None:
         raise Unsupported(
             f"container {ids.short(id)}: gVisor enforces the limits of the pod only", hint="change those of the pod"
+        )
+
+    async def checkpoint(self, id: str, task: Task, directory: str) -> None:
+        await checkpoints.save(self.command, self._pod(id), directory)
+
+    async def restore_pod(self, id: str, directory: str) -> Task:
+        """Of a pod with a network of its own, which is what refusals.py lets through."""
+        own = self._bundle(id)
+        flags = ["--network=sandbox", *scope.flags(own.read_record().cgroup)]
+        return await checkpoints.replace(
+            self.command,
+            self.cgroups,
+            own,
+            id,
+            directory,
+            flags=flags,
+            mounts=self._start_mounts("sandbox"),
+            forget=self._remove_state,
         )
 
     # Undoing

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Sequence
 
 from msgspec import Struct, structs
 
@@ -16,6 +17,7 @@ from ropewalk.errors import RopewalkError
 from ropewalk.linux import spawn
 from ropewalk.runtimes import probes, trial
 from ropewalk.runtimes.drivers import init
+from ropewalk.runtimes.drivers.runsc import checkpoints
 from ropewalk.runtimes.drivers.runsc import driver as runsc
 from ropewalk.runtimes.handler import Level, Probe
 
@@ -38,7 +40,7 @@ async def probe(driver: runsc.Driver, wanted: str) -> Probe:
     problem = driver.cgroups.problem()
     if problem:
         return Probe(Level.PRESENT, version, evidence=problem, advice=problem.rpartition("; ")[2])
-    known = runsc.Facts(port_forward="port-forward" in build.verbs)
+    known = runsc.Facts(port_forward="port-forward" in build.verbs, checkpoint=can_checkpoint(build, driver.flags))
     seen: list[str] = []
     for platform in [wanted] if wanted else [one for one in BY_DEFAULT if one in build.platforms]:
         try:
@@ -57,6 +59,7 @@ class Build(Struct, frozen=True):
 
     verbs: frozenset[str]
     platforms: frozenset[str]
+    flags: frozenset[str]
 
 
 async def read_build(program: str) -> Build:
@@ -71,7 +74,13 @@ def parse_build(helped: str, flags: str) -> Build:
     verbs = re.findall(r"^\t([a-z][a-z-]+) ", helped, re.MULTILINE)
     listed = re.search(r"which platform to use: ([^.\n]*)", flags)
     names = re.findall(r"[a-z]+", listed.group(1).replace("(default)", "")) if listed else []
-    return Build(frozenset(verbs), frozenset(names))
+    return Build(frozenset(verbs), frozenset(names), frozenset(re.findall(r"^  -([a-z0-9-]+)", flags, re.MULTILINE)))
+
+
+def can_checkpoint(build: Build, configured: Sequence[str]) -> bool:
+    """`configured`: the flags that it is run with. See checkpoints.py."""
+    known = build.verbs >= checkpoints.VERBS and checkpoints.FLAG.lstrip("-") in build.flags
+    return known and not any(flag.startswith(checkpoints.OVERLAY) for flag in configured)
 
 
 async def _run(driver: runsc.Driver, facts: runsc.Facts) -> tuple[runsc.Facts, str]:

@@ -54,14 +54,14 @@ class Bundle(bundle.Bundle):
         paths.write_atomic(self.path("served.json"), msgspec.json.encode(served), 0o600)
 
     def read_served(self) -> Served | None:
-        content = self._read("served.json")
+        content = self.read("served.json")
         return msgspec.json.decode(content, type=Served) if content else None
 
     def write_logger(self, logger: Logger) -> None:
         paths.write_atomic(self.path("logger.json"), msgspec.json.encode(logger), 0o600)
 
     def read_logger(self) -> Logger | None:
-        content = self._read("logger.json")
+        content = self.read("logger.json")
         return msgspec.json.decode(content, type=Logger) if content else None
 
     def write_ended(self, exit: Exit) -> None:
@@ -70,7 +70,7 @@ class Bundle(bundle.Bundle):
             paths.write_atomic(self.path("ended.json"), msgspec.json.encode(exit), 0o600)
 
     def read_ended(self) -> Exit | None:
-        content = self._read("ended.json")
+        content = self.read("ended.json")
         return msgspec.json.decode(content, type=Exit) if content else None
 
     def write_deleted(self) -> None:
@@ -83,7 +83,7 @@ class Bundle(bundle.Bundle):
 
     def read_address(self) -> str:
         """What older shims leave here themselves, before they print it."""
-        return self._read("address").decode(errors="replace").strip()
+        return self.read("address").decode(errors="replace").strip()
 
     def make_fifo(self, name: str) -> str:
         """Its path; one that an earlier attempt left is used."""

@@ -179,9 +179,8 @@ def test_nothing_unusual_gives_no_warning() -> None:
     assert build.build(samples.inputs()).warnings == []
 
 
-def test_built_tells_user_signal_and_propagation() -> None:
+def test_built_tells_user_and_signal() -> None:
     built = build.build(CASES["mounts"])
-    assert built.propagation == "rshared"
     assert built.stop_signal == 3
     assert built.user == facts.ResolvedUser(0, 0, [0, 4], "/root")
 
