@@ -38,7 +38,18 @@ SOCKET_MODE = 0o660
 PATH_LIMIT = 107  # sockaddr_un.sun_path
 PATIENCE = 1.0  # seconds for one that answers on our socket to go away
 BACKLOG = 128
-QUIET = ("List", "Stream", "Version", "Status", "ImageFsInfo", "RuntimeConfig", "Watch")  # what kubelet polls
+# What kubelet asks again and again: lists, conditions, and for each container probes (ExecSync) and its CPU set.
+QUIET = (
+    "List",
+    "Stream",
+    "Version",
+    "Status",
+    "ImageFsInfo",
+    "RuntimeConfig",
+    "Watch",
+    "ExecSync",
+    "UpdateContainerResources",
+)
 
 _PREFIX = 5  # bytes before a message
 _HEAD = bytes((0x88,)) + hpack.encode([(b"content-type", b"application/grpc")])  # 0x88 is ":status: 200"
