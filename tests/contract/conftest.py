@@ -20,8 +20,10 @@ from ropewalk.runtimes.handler import Handler
 from ropewalk.runtimes.monitors import choice, own
 from ropewalk.runtimes.monitors.monitor import Monitor
 from tests.contract import handlers
+from tests.contract.benches import Bench
 from tests.fakes.boxes import Place
 from tests.fakes.monitored import Maker, Script
+from tests.fakes.shim import Behaviour
 
 SANITIZERS = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", '-DVERSION="sanitized"')
 
@@ -66,6 +68,21 @@ def sanitized(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> str
     source = str(repository / hatch_build.SOURCE)
     subprocess.run(["cc", *hatch_build.WARNINGS, *SANITIZERS, "-o", str(program), source], check=True)
     return str(program)
+
+
+@pytest.fixture
+async def bench(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
+    """Whatever a test left is swept, and nothing is left then."""
+    bench = Bench(place, tmp_path)
+    yield bench
+    monkeypatch.undo()
+    if bench.program.name:
+        bench.behave(Behaviour())
+    for handler in bench.handlers:
+        await handler.sweep(set())
+        await handler.close()
+    assert place.found() == []
+    assert [pid for pid in process.find(os.fsencode(bench.program)) if process.command_line(pid)] == []
 
 
 @pytest.fixture(params=[own.NAME, "sanitized", "conmon"])
