@@ -1,13 +1,14 @@
 /* ropewalk-monitor: one small process per container. It owns the container's standard streams, its log and its exit
  * code, and outlives the daemon that started it.
  *
- *   ropewalk-monitor run LOG EXIT MEMORY FLAGS CREATE... "" UNDO... "" [START... "" WAIT... ""]
+ *   ropewalk-monitor run LOG EXIT PART MEMORY FLAGS CREATE... "" UNDO... "" [START... "" WAIT... ""]
  *       Its directory is the bundle; descriptor 3 is a SEQPACKET socket to the daemon. It makes `ctl` and `attach`,
  *       waits for a packet, runs the command CREATE with the container's streams, and answers a packet: "+PID" (from
- *       the file `pid`), "-what the runtime wrote" or "!what went wrong here". If the daemon goes away before that,
- *       what was begun is undone: UNDO is run, and what was made here is removed.
- *       LOG, in CRI format; EXIT, the file for the exit code, which appears when all output is in the log; MEMORY, the
- *       memory.events of the container's cgroup: a file `oom` says that its OOM killer was at work. "": none.
+ *       the file `pid`) or "-what the runtime wrote". What went wrong here is written to standard error. If the daemon
+ *       goes away before the answer, what was begun is undone: UNDO is run, and what was made here is removed.
+ *       LOG, in CRI format, "" for none; EXIT, the file for the exit code, which appears when all output is in the log,
+ *       and PART, its name until then; MEMORY, the memory.events of the container's cgroup, "" for none: at the end
+ *       there is a file `oom` if its OOM killer was at work, `spared` if not, neither if the cgroup was gone too soon.
  *       FLAGS: t, a terminal, by the runtime's --console-socket `console`; i, keep a standard input; o, until the first
  *       attacher's end. START, WAIT: for gVisor, which takes the streams at START, and whose WAIT alone tells the code.
  *   ropewalk-monitor log LOG [dir DIRECTORY]
@@ -22,13 +23,12 @@
  * saying so; the exit file is never early, and never waits for who inherited the container's pipes; an idle monitor
  * never wakes up. One thread, no heap: buffers are static, and given back to the kernel when the container is quiet. */
 #define _GNU_SOURCE
+#include <err.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdbool.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,64 +39,63 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 enum {
+    STAMP = 30,      /* bytes of a time */
     LINE = 16384,    /* longest content of one log line, as containerd's */
     CHUNK = 65536,   /* one read: all that a pipe holds by default */
     BATCH = 131072,  /* longest write to the log */
     TURN = 1 << 20,  /* bytes taken from one stream before the others are looked at */
-    PACKET = 8192,   /* most data in a packet to an attacher: conmon's clients have room for that */
     QUEUE = 4 << 20, /* bytes that an attacher may lag behind before it is dropped */
-    PEERS = 16,      /* attachers at once */
     QUIET = 100,     /* ms after which an unfinished line is shown */
     RETRY = 1000,    /* ms between attempts to write to a full disk */
     IDLE = 1000,     /* ms of silence after which the buffers are given back */
     HASTE = 16,      /* reads in one tick of the clock (1 to 10 ms) after which small ones are put off ... */
-    NAP = 300000,    /* ... for so many ns: what wakes us for each of its lines spends most of its time on that */
+    NAP = 500000,    /* ... for so many ns: to wake us for a line costs the container more than to write it */
+    ROOM = 1 << 19,  /* bytes that its pipe holds meanwhile */
     PATIENCE = 30,   /* seconds for the runtime to undo its create */
     WAITS = 5,       /* times that `wait` is run again because somebody killed it */
     LOST = 137,      /* exit code where `wait` cannot tell: what ran the container was killed */
 };
 
 enum { CREATE, UNDO, START, WAIT }; /* commands */
-/* What an event is about: an index of `fds`. Attachers are PEER and above. */
-enum { STDOUT, STDERR, STDIN, SIGNALS, DAEMON, CTL, ATTACH, CONSOLE, MEMORY, PEER, ALL = PEER + PEERS };
+/* What an event is about: an index of `fds`. Attachers are PEER and above; PEERS is a poller of them. */
+enum { STDIN, STDOUT, STDERR, SIGNALS, DAEMON, CTL, ATTACH, PEERS, CONSOLE, EVENTS, PEER, ALL = PEER + 16 };
 
 struct stream {
     const char *name; /* with blanks around it, as in the log */
     char *buffer;     /* LINE + CHUNK bytes; the first `held` are a line whose end has not come */
     size_t held;
-    int64_t since; /* when the last of it came */
-    bool hung;     /* a terminal that nobody has open at the moment */
+    long since; /* when the last of it came */
 };
 
-static _Alignas(4096) char buffers[2][LINE + CHUNK], batch[BATCH], input[CHUNK];
-static struct stream streams[2] = {{" stdout ", buffers[0], 0, 0, false}, {" stderr ", buffers[1], 0, 0, false}};
-static struct { const char *path; int fd, error; size_t begin, end; long lost; int64_t retry; } journal = {.fd = -1};
-static struct { size_t begin, end; bool once, stuck, deaf[PEERS]; } in; /* deaf: has nothing more to say */
+static _Alignas(4096) struct { char streams[2][LINE + CHUNK], batch[BATCH], input[CHUNK]; } buffers;
+static struct stream streams[] = {
+    [STDOUT] = {" stdout ", buffers.streams[0], 0, 0}, [STDERR] = {" stderr ", buffers.streams[1], 0, 0}};
+static struct { const char *path; int fd, error; size_t begin, end; long lost, retry; } journal = {.fd = -1};
+static struct { size_t begin, end; bool once; } in;
 static char **commands[4];
 static struct { pid_t creator, container, starter, waiter; } pids;
-static struct { const char *path; char temporary[PATH_MAX]; int fd; } end_file = {.fd = -1};
-static const char *memory; /* memory.events of the container's cgroup */
+static const char *exit_path, *part_path = "", *memory_path;
 static struct winsize size;
-static int fds[ALL] = {[0 ... ALL - 1] = -1}, ends[3] = {-1, -1, -1}; /* the container's ends of its pipes */
-static int poller, told = -1, waits;         /* told: what `wait` writes */
-static bool terminal, touched, going;
-static int64_t now; /* ms on no particular clock */
-static char stamp[] = "0000-00-00T00:00:00.000000000Z";
-
-static _Noreturn void fail(const char *what);
-static _Noreturn void finish(int code);
+static int fds[ALL + 1] = {[0 ... ALL] = -1}, ends[3] = {-1, -1, -1}; /* the container's ends of its pipes */
+static sigset_t signals; /* all that can be blocked; SIGPIPE and SIGXFSZ, too: write(2) tells */
+static int poller, told = -1, waits; /* told: what `wait` writes */
+static bool terminal;
+static long now; /* ms on no particular clock */
+static char stamp[66]; /* STAMP bytes of it; the compiler wants room for any number */
 
 /* No events: not any more. An error is ENOSPC: that one is not heard, the rest goes on. */
-static void watch(int about, uint32_t events) {
-    struct epoll_event event = {.events = events, .data.u32 = (uint32_t)about};
-    if (epoll_ctl(poller, events ? EPOLL_CTL_MOD : EPOLL_CTL_DEL, fds[about], &event) < 0 && errno == ENOENT && events)
-        (void)!epoll_ctl(poller, EPOLL_CTL_ADD, fds[about], &event);
+static void watch(int about, unsigned events) {
+    struct epoll_event event = {.events = events, .data.u32 = (unsigned)about};
+    int of = about < PEER ? poller : fds[PEERS];
+    epoll_ctl(of, EPOLL_CTL_DEL, fds[about], NULL);
+    if (events) epoll_ctl(of, EPOLL_CTL_ADD, fds[about], &event);
 }
 
 static void drop(int *fd) {
@@ -110,73 +109,50 @@ static void discard(int about) {
     drop(&fds[about]);
 }
 
-/* Decimal, at least `width` digits. */
-static char *put_number(char *to, uint64_t value, int width) {
-    char digits[20];
-    int count = 0;
-    for (; value > 0 || count < width; value /= 10) digits[count++] = (char)('0' + value % 10);
-    while (count > 0) *to++ = digits[--count];
-    return to;
-}
-
-static void read_clock(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &time);
-    now = time.tv_sec * INT64_C(1000) + time.tv_nsec / 1000000;
-}
-
-/* The time that the lines of one read get: RFC 3339, UTC. Not by gmtime_r(3), which reads /etc/localtime. */
+/* The time that the lines of one read get: RFC 3339, UTC. Not by gmtime_r(3), which reads /etc/localtime, but by
+ * civil_from_days of http://howardhinnant.github.io/date_algorithms.html: years begin in March. */
 static void read_time(void) {
-    static time_t second = -1;
     struct timespec time;
     clock_gettime(CLOCK_REALTIME, &time);
-    put_number(stamp + 20, (uint64_t)time.tv_nsec, 9);
-    if (time.tv_sec == second) return;
-    second = time.tv_sec;
-    /* civil_from_days of http://howardhinnant.github.io/date_algorithms.html: years begin in March */
-    unsigned days = (unsigned)(second / 86400) + 719468, era = days / 146097, of_era = days % 146097;
-    unsigned year = (of_era - of_era / 1460 + of_era / 36524 - of_era / 146096) / 365;
-    unsigned of_year = of_era - (365 * year + year / 4 - year / 100), march = (5 * of_year + 2) / 153;
-    unsigned month = march < 10 ? march + 3 : march - 9, of_day = (unsigned)(second % 86400);
-    unsigned rest[] = {month, of_year - (153 * march + 2) / 5 + 1, of_day / 3600, of_day / 60 % 60, of_day % 60};
-    put_number(stamp, year + era * 400 + (month <= 2), 4);
-    for (int i = 0; i < 5; i++) put_number(stamp + 5 + 3 * i, rest[i], 2);
+    unsigned days = (unsigned)(time.tv_sec / 86400) + 719468, era = days / 146097, of_era = days % 146097;
+    unsigned years = (of_era - of_era / 1460 + of_era / 36524 - of_era / 146096) / 365;
+    unsigned of_year = of_era - (365 * years + years / 4 - years / 100), march = (5 * of_year + 2) / 153;
+    unsigned month = march < 10 ? march + 3 : march - 9, day = of_year - (153 * march + 2) / 5 + 1;
+    unsigned year = years + era * 400 + (month <= 2), of_day = (unsigned)(time.tv_sec % 86400);
+    snprintf(stamp, sizeof stamp, "%04u-%02u-%02uT%02u:%02u:%02u.%09ldZ", year, month, day, of_day / 3600,
+             of_day / 60 % 60, of_day % 60, time.tv_nsec);
 }
 
 /* The log. Lines are put into `batch` and written together. While the disk is full the batch is kept, later lines are
  * counted and dropped, and as soon as there is room again the log says so at that place. */
-
-static void write_batch(void) {
-    if (journal.error && now < journal.retry) return;
-    while (journal.begin < journal.end) {
-        ssize_t count = TEMP_FAILURE_RETRY(write(journal.fd, batch + journal.begin, journal.end - journal.begin));
-        if (count <= 0) {
-            journal.error = count < 0 ? errno : ENOSPC;
-            journal.retry = now + RETRY;
-            return;
-        }
-        journal.begin += (size_t)count;
+static void write_batch(bool at_once) {
+    if (journal.error && now < journal.retry && !at_once) return;
+    for (ssize_t count; journal.begin < journal.end; journal.begin += (size_t)count) {
+        count = TEMP_FAILURE_RETRY(write(journal.fd, buffers.batch + journal.begin, journal.end - journal.begin));
+        if (count > 0) continue;
+        journal.error = count < 0 ? errno : ENOSPC;
+        journal.retry = now + RETRY;
+        return;
     }
-    int error = journal.error;
     journal.begin = journal.end = 0;
-    journal.error = 0;
+    if (!journal.lost) journal.error = 0;
     if (!journal.lost) return;
     read_time();
-    char *to = put_number(stpcpy(stpcpy(batch, stamp), " stderr F ropewalk-monitor: "), (uint64_t)journal.lost, 1);
-    journal.end = (size_t)(stpcpy(stpcpy(stpcpy(to, " lines were lost: "), strerror(error)), "\n") - batch);
+    journal.end = (size_t)snprintf(buffers.batch, BATCH, "%s stderr F ropewalk-monitor: %ld lines were lost: %s\n",
+                                   stamp, journal.lost, strerror(journal.error));
     journal.lost = 0;
-    write_batch();
+    write_batch(true);
 }
 
 static void put_line(const struct stream *stream, char kind, const char *text, size_t length) {
-    size_t time = sizeof stamp - 1, all = time + 10 + length + 1;
+    size_t all = STAMP + 10 + length + 1;
     if (journal.fd < 0) return;
-    if (journal.end + all > BATCH) write_batch();
+    if (journal.end + all > BATCH) write_batch(false);
     if (journal.end + all > BATCH || journal.lost) {
         journal.lost++;
         return;
     }
-    char *to = mempcpy(mempcpy(batch + journal.end, stamp, time), stream->name, 8);
+    char *to = mempcpy(mempcpy(buffers.batch + journal.end, stamp, STAMP), stream->name, 8);
     *to++ = kind;
     *to++ = ' ';
     *(char *)mempcpy(to, text, length) = '\n';
@@ -186,111 +162,87 @@ static void put_line(const struct stream *stream, char kind, const char *text, s
 static int open_log(const char *path) {
     struct stat status;
     int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0640);
-    if (fd >= 0 && (fstat(fd, &status) < 0 || !S_ISREG(status.st_mode))) {
-        drop(&fd);
-        errno = EINVAL;
-    }
-    return fd;
+    if (fd < 0 || (fstat(fd, &status) == 0 && S_ISREG(status.st_mode))) return fd;
+    close(fd);
+    errno = EINVAL;
+    return -1;
 }
 
 /* Write to LOG.tmp, which the daemon has made, and let it be LOG. If that fails, the old file stays in use. What came
  * before belongs to the old file; what has no room there goes to the new one, from a line's begin. */
 static void reopen_log(void) {
     char temporary[PATH_MAX];
-    if (!journal.path || strlen(journal.path) + sizeof ".tmp" > sizeof temporary) return;
-    stpcpy(stpcpy(temporary, journal.path), ".tmp");
+    if (!journal.path) return;
+    snprintf(temporary, sizeof temporary, "%s.tmp", journal.path);
     int fd = open_log(temporary);
-    if (fd < 0 || rename(temporary, journal.path) < 0) {
-        drop(&fd);
-        return;
-    }
-    journal.retry = 0;
-    write_batch();
-    if (journal.begin > 0) {
-        journal.begin = (size_t)((char *)memchr(batch + journal.begin, '\n', journal.end - journal.begin) + 1 - batch);
-        journal.lost++;
-    }
+    if (fd >= 0 && rename(temporary, journal.path) < 0) drop(&fd);
+    if (fd < 0) return;
+    write_batch(true);
+    journal.lost += journal.begin > 0 && buffers.batch[journal.begin - 1] != '\n';
+    while (journal.begin > 0 && buffers.batch[journal.begin - 1] != '\n') journal.begin++;
     drop(&journal.fd);
     journal.fd = fd;
-    journal.retry = 0;
-    write_batch();
+    write_batch(true);
 }
 
 /* Attachers, and the standard input that they write. */
 
 static bool send_packet(int fd, char first, const char *data, size_t length) {
-    struct iovec parts[2] = {{&first, 1}, {(char *)data, length}};
-    struct msghdr packet = {.msg_iov = parts, .msg_iovlen = 2};
-    return fd >= 0 && sendmsg(fd, &packet, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0;
+    return writev(fd, (struct iovec[]){{&first, 1}, {(char *)data, length}}, 2) >= 0;
 }
 
 /* One that does not keep up is dropped: nothing waits for it. */
 static void show(char tag, const char *data, size_t length) {
     for (int about = PEER; about < ALL; about++)
-        for (size_t sent = 0, part; fds[about] >= 0 && sent < length; sent += part) {
-            part = length - sent < PACKET ? length - sent : PACKET;
-            if (!send_packet(fds[about], tag, data + sent, part)) discard(about);
-        }
+        if (fds[about] >= 0 && !send_packet(fds[about], tag, data, length)) discard(about);
 }
 
-/* For one packet, since there may be no room for a second. One that has nothing more to say is watched for its end. */
-static void hear(int about) {
-    watch(about, in.deaf[about - PEER] ? EPOLLHUP : EPOLLIN | EPOLLRDHUP | EPOLLONESHOT);
-}
-
+/* Attachers have a poller of their own, which is not looked at while the container has no room for what one wrote. */
 static void write_input(void) {
     while (in.begin < in.end && fds[STDIN] >= 0) {
-        ssize_t count = TEMP_FAILURE_RETRY(write(fds[STDIN], input + in.begin, in.end - in.begin));
+        ssize_t count = TEMP_FAILURE_RETRY(write(fds[STDIN], buffers.input + in.begin, in.end - in.begin));
         if (count < 0 && errno == EAGAIN) {
-            in.stuck = true;
             watch(STDIN, EPOLLOUT);
+            watch(PEERS, 0);
             return;
         }
         if (count < 0) discard(STDIN); /* the container has closed it */
         else in.begin += (size_t)count;
     }
     in.begin = in.end = 0;
-    if (in.stuck && fds[STDIN] >= 0) watch(STDIN, 0);
-    for (int about = PEER; in.stuck && about < ALL; about++)
-        if (fds[about] >= 0) hear(about);
-    in.stuck = false;
+    if (fds[STDIN] >= 0) watch(STDIN, 0);
+    watch(PEERS, EPOLLIN);
 }
 
-static void read_input(int about, uint32_t events) {
-    bool deaf = in.deaf[about - PEER];
-    if (in.stuck && !deaf) return; /* it is heard again later */
-    ssize_t count = deaf ? -1 : TEMP_FAILURE_RETRY(recv(fds[about], input, sizeof input, 0));
-    if (deaf || (count < 0 && errno != EAGAIN)) {
-        discard(about);
-        return;
-    }
-    in.deaf[about - PEER] = count == 0 && events & (EPOLLRDHUP | EPOLLHUP); /* without these it was an empty packet */
-    if (in.deaf[about - PEER] && in.once && !terminal) discard(STDIN);
+/* One packet, since there may be no room for a second. An empty one at the end is the end. */
+static void read_input(void) {
+    struct epoll_event event;
+    if (epoll_wait(fds[PEERS], &event, 1, 0) <= 0) return;
+    int about = (int)event.data.u32;
+    ssize_t count = TEMP_FAILURE_RETRY(recv(fds[about], buffers.input, sizeof buffers.input, 0));
+    bool end = count == 0 && event.events & (EPOLLRDHUP | EPOLLHUP);
+    if (end && in.once && !terminal) discard(STDIN);
+    if ((count < 0 && errno != EAGAIN) || (end && event.events & EPOLLHUP)) discard(about);
+    else if (end) watch(about, EPOLLHUP); /* it has nothing more to say, but may listen */
     in.end = count > 0 ? (size_t)count : 0;
-    touched = true;
     write_input();
-    if (!in.stuck) hear(about);
 }
 
 static void accept_peers(void) {
     int fd, about, queue = QUEUE;
     while ((fd = accept4(fds[ATTACH], NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
         for (about = PEER; about < ALL && fds[about] >= 0;) about++;
-        if (about == ALL) close(fd);
-        if (about == ALL) continue;
         (void)!setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &queue, sizeof queue);
         fds[about] = fd;
-        in.deaf[about - PEER] = false;
-        if (!in.stuck) hear(about);
+        watch(about, EPOLLIN | EPOLLRDHUP);
+        if (about == ALL) discard(about); /* one too many */
     }
 }
-
-/* The container's streams. */
 
 /* `count` bytes came behind those held. */
 static void take(struct stream *stream, size_t count) {
     char *line = stream->buffer, *from = line + stream->held, *end = from + count, *feed;
-    show(stream == streams ? 2 : 3, from, count);
+    show(stream == &streams[STDOUT] ? 2 : 3, from, count);
     while ((feed = memchr(from, '\n', (size_t)(end - from)))) {
         for (; feed - line > LINE; line += LINE) put_line(stream, 'P', line, LINE);
         size_t added = terminal && feed > line && feed[-1] == '\r'; /* a terminal makes \n to \r\n */
@@ -304,41 +256,40 @@ static void take(struct stream *stream, size_t count) {
 }
 
 static void show_unfinished(struct stream *stream) {
+    if (stream->held == 0) return;
     read_time();
-    if (stream->held > 0) put_line(stream, 'P', stream->buffer, stream->held);
+    put_line(stream, 'P', stream->buffer, stream->held);
     stream->held = 0;
 }
 
-/* Read what is there, at most about `limit` bytes; `all`: until nothing is, for a short read may be one of many. */
+/* Read what is there, at most about `limit` bytes; `all`: until nothing is, for a short read may be one of many. Who
+ * wakes us for each of its lines spends most of its time on that: it is left alone for a while, with room to go on. */
 static void pump(int about, size_t limit, bool all) {
-    static struct { int64_t tick; int reads; ssize_t last; } haste;
+    static struct { long tick; int reads; size_t last; } haste;
     struct stream *stream = &streams[about];
-    touched = true;
-    if (haste.tick != now) haste.reads = 0;
+    haste.reads = haste.tick == now ? haste.reads + 1 : 0;
     haste.tick = now;
-    if (!all && ++haste.reads > HASTE && haste.last < CHUNK / 2) nanosleep(&(struct timespec){.tv_nsec = NAP}, NULL);
-    for (size_t taken = 0; fds[about] >= 0 && taken < limit;) {
-        ssize_t count = TEMP_FAILURE_RETRY(read(fds[about], stream->buffer + stream->held, CHUNK));
-        if (count < 0 && errno == EAGAIN) break;
-        if (count <= 0) {
-            stream->since = now;
-            stream->hung = count < 0 && terminal && about == STDOUT; /* EIO: nobody has it open, but somebody may */
-            if (stream->hung) watch(about, 0);
-            else show_unfinished(stream), discard(about);
-            break;
-        }
-        read_time();
-        if (about == STDERR && pids.creator) { /* the runtime speaks: to be kept, not logged */
-            stream->held = stream->held + (size_t)count < LINE ? stream->held + (size_t)count : LINE;
-            stream->since = INT64_MAX / 2;
-        } else {
-            take(stream, (size_t)count);
-        }
-        taken += (size_t)count;
-        haste.last = count;
-        if (count < CHUNK && !all) break;
+    if (!all && haste.reads > HASTE && haste.last < CHUNK / 2) {
+        (void)!fcntl(fds[about], F_SETPIPE_SZ, ROOM);
+        watch(about, 0); /* writes cost less where nobody polls */
+        nanosleep(&(struct timespec){.tv_nsec = NAP}, NULL);
+        watch(about, EPOLLIN);
     }
-    write_batch();
+    ssize_t count = CHUNK;
+    for (haste.last = 0; (all || count == CHUNK) && haste.last < limit; haste.last += (size_t)count) {
+        count = TEMP_FAILURE_RETRY(read(fds[about], stream->buffer + stream->held, CHUNK));
+        if (count <= 0) break;
+        read_time();
+        if (about == STDERR && pids.creator) /* the runtime speaks: to be kept, not logged */
+            stream->held = stream->held + (size_t)count < LINE ? stream->held + (size_t)count : LINE;
+        else
+            take(stream, (size_t)count);
+    }
+    if (count == 0 || (count < 0 && errno != EAGAIN)) {
+        show_unfinished(stream);
+        discard(about);
+    }
+    write_batch(false);
 }
 
 static void receive_terminal(void) {
@@ -351,105 +302,102 @@ static void receive_terminal(void) {
         (void)!fcntl(fds[STDOUT], F_SETFL, O_RDWR | O_NONBLOCK);
         if (size.ws_row) (void)!ioctl(fds[STDOUT], TIOCSWINSZ, &size);
         fds[STDIN] = fcntl(fds[STDOUT], F_DUPFD_CLOEXEC, 0);
+        (void)!ioctl(fds[STDOUT], TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC); /* kept, so that it never hangs up */
         watch(STDOUT, EPOLLIN);
         discard(CONSOLE);
-        unlink("console");
     }
     drop(&fd);
 }
 
-/* The runtime's commands, and how they end. */
-
 /* -1 with errno. Where `given` is below 0, the command has our own stream, which is /dev/null. */
 static pid_t run(char **argv, const int given[3]) {
-    posix_spawn_file_actions_t actions;
-    posix_spawnattr_t attributes;
-    sigset_t none;
-    pid_t pid;
-    sigemptyset(&none);
-    posix_spawn_file_actions_init(&actions);
-    posix_spawnattr_init(&attributes);
-    posix_spawnattr_setsigmask(&attributes, &none);
-    posix_spawnattr_setpgroup(&attributes, 0); /* what it starts dies with it in `undo` */
-    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETPGROUP);
+    errno = 0;
+    pid_t pid = vfork(); /* until its exec the child has our memory, and with it errno */
+    if (pid != 0) return errno ? -1 : pid;
+    setpgid(0, 0); /* what it starts dies with it in `undo` */
+    sigprocmask(SIG_UNBLOCK, &signals, NULL);
     for (int i = 0; i < 3; i++)
-        if (given[i] >= 0) posix_spawn_file_actions_adddup2(&actions, given[i], i);
-    errno = posix_spawn(&pid, argv[0], &actions, &attributes, argv, environ);
-    return errno ? -1 : pid;
-}
-
-static void close_ends(void) {
-    for (int i = 0; i < 3; i++) drop(&ends[i]);
+        if (given[i] >= 0) dup2(given[i], i);
+    execv(argv[0], argv);
+    _exit(127);
 }
 
 static void remove_files(void) {
-    for (const char **name = (const char *[]){"ctl", "attach", "console", NULL}; fds[CTL] >= 0 && *name; name++)
-        unlink(*name);
-    if (end_file.fd >= 0) unlink(end_file.temporary);
+    const char *names[] = {"ctl", "attach", "console", part_path};
+    for (int i = 0; i < 4 && fds[CTL] >= 0; i++) unlink(names[i]);
 }
 
 /* The daemon has gone, or could not be told: nothing may be left. */
-static _Noreturn void undo(void) {
-    pid_t pid;
+static void undo(void) {
     alarm(PATIENCE);
-    close_ends();
-    if (pids.creator > 0 && kill(-pids.creator, SIGKILL) == 0) waitpid(pids.creator, NULL, 0);
-    if (going && (pid = run(commands[UNDO], ends)) > 0) waitpid(pid, NULL, 0);
+    if (pids.creator > 0) {
+        if (kill(-pids.creator, SIGKILL) == 0) waitpid(pids.creator, NULL, 0);
+        if ((pids.creator = run(commands[UNDO], ends)) > 0) waitpid(pids.creator, NULL, 0);
+    }
     remove_files();
     _exit(1);
 }
 
-static void fail(const char *what) {
-    char text[PATH_MAX + 256] = "";
-    size_t length = (size_t)(stpcpy(stpcpy(stpncpy(text, what, PATH_MAX), ": "), strerror(errno)) - text);
-    if (!send_packet(fds[DAEMON], '!', text, length)) (void)!write(STDERR_FILENO, text, length);
-    undo();
+/* As it happens: systemd removes a cgroup, and its count, as soon as nothing lives there. */
+static void read_events(void) {
+    char text[256] = "", *found = NULL;
+    if (fds[EVENTS] >= 0 && pread(fds[EVENTS], text, sizeof text - 1, 0) > 0) found = strstr(text, "oom_kill ");
+    bool met = found && atoi(found + sizeof "oom_kill") > 0;
+    if (met) (void)!mknod("oom", S_IFREG | 0600, 0);
+    if (met || !found) discard(EVENTS);
 }
 
-/* As it happens: systemd removes a cgroup as soon as nothing lives there. */
-static void read_memory(void) {
-    char text[256] = "", *found;
-    if (fds[MEMORY] < 0 || pread(fds[MEMORY], text, sizeof text - 1, 0) <= 0) {
-        discard(MEMORY);
-    } else if ((found = strstr(text, "oom_kill ")) && atoi(found + 9) > 0) {
-        (void)!mknod("oom", S_IFREG | 0600, 0);
-        discard(MEMORY);
-    }
+/* For a file that is renamed then: who reads it finds all or nothing. */
+static bool write_number(const char *path, int flags, int number) {
+    char text[16];
+    int length = snprintf(text, sizeof text, "%d", number);
+    int fd = open(path, O_WRONLY | O_NOFOLLOW | O_CLOEXEC | flags, 0600);
+    bool whole = fd >= 0 && pwrite(fd, text, (size_t)length, 0) == length && ftruncate(fd, length) == 0;
+    drop(&fd);
+    return whole;
 }
 
 /* `create` has ended. */
 static void conclude(int status) {
     char text[16] = "";
     pump(STDERR, LINE, true);
-    pids.creator = 0;
-    size_t length = streams[1].held;
+    size_t length = streams[STDERR].held;
     if (status != 0) {
-        send_packet(fds[DAEMON], '-', streams[1].buffer, length);
+        send_packet(fds[DAEMON], '-', streams[STDERR].buffer, length);
         remove_files();
         _exit(1);
     }
     if (terminal && fds[STDOUT] < 0) receive_terminal();
     int fd = open("pid", O_RDONLY | O_CLOEXEC);
     if (fd < 0 || read(fd, text, sizeof text - 1) <= 0 || (pids.container = atoi(text)) <= 0)
-        fail("the runtime's pid file");
+        err(1, "the runtime's pid file");
     drop(&fd);
     if (!send_packet(fds[DAEMON], '+', text, strspn(text, "0123456789"))) undo();
     discard(DAEMON);
-    if (*memory && (fds[MEMORY] = open(memory, O_RDONLY | O_CLOEXEC)) >= 0) watch(MEMORY, EPOLLPRI);
-    streams[1].held = 0;
-    if (length > 0) take(&streams[1], length); /* a warning, then */
+    pids.creator = 0;
+    if ((fds[EVENTS] = open(memory_path, O_RDONLY | O_CLOEXEC)) >= 0) watch(EVENTS, EPOLLPRI);
+    streams[STDERR].held = 0;
+    if (length > 0) take(&streams[STDERR], length); /* a warning, then */
     if (commands[START]) return;
-    close_ends();
-    fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC); /* not before: what we start would inherit it */
-    if (fd >= 0) (void)!write(fd, "-1000", 5); /* without CAP_SYS_RESOURCE it stays what the daemon has */
-    drop(&fd);
+    for (int i = 0; i < 3; i++) drop(&ends[i]);
+    /* Not before: what we start would inherit it. Without CAP_SYS_RESOURCE it stays what the daemon has. */
+    write_number("/proc/self/oom_score_adj", 0, -1000);
 }
 
-/* A file with a number, which appears at once. */
-static bool publish(int fd, const char *temporary, const char *path, int code) {
-    char text[16];
-    ssize_t length = put_number(text, (uint64_t)code, 1) - text;
-    return pwrite(fd, text, (size_t)length, 0) == length && ftruncate(fd, length) == 0 && rename(temporary, path) == 0;
+/* The end. Who else has the pipes open may go on writing: only what is there now is taken. `code` -1: no exit file. An
+ * exit file that cannot be written is tried again, for somebody waits for it; not if its directory was removed. */
+static _Noreturn void finish(int code) {
+    read_events();
+    if (fds[EVENTS] >= 0) (void)!mknod("spared", S_IFREG | 0600, 0); /* its OOM killer was not at work */
+    for (int about = STDOUT; about <= STDERR; about++) {
+        pump(about, terminal ? TURN : (size_t)fcntl(fds[about], F_GETPIPE_SZ), true);
+        show_unfinished(&streams[about]);
+    }
+    write_batch(true);
+    if (code < 0) remove_files();
+    while (code >= 0 && !(write_number(part_path, 0, code) && rename(part_path, exit_path) == 0) && errno != ENOENT)
+        sleep(1);
+    _exit(0);
 }
 
 static void wait_by_command(void) {
@@ -460,12 +408,11 @@ static void wait_by_command(void) {
 
 /* `start` has ended. Unless it went well it may be tried again. */
 static void begin(int status) {
-    int fd = open("started.tmp", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    publish(fd, "started.tmp", "started", WIFEXITED(status) ? WEXITSTATUS(status) : LOST);
-    drop(&fd);
+    if (write_number("started.tmp", O_CREAT, WIFEXITED(status) ? WEXITSTATUS(status) : LOST))
+        (void)!rename("started.tmp", "started");
     pids.starter = 0;
     if (status != 0) return;
-    close_ends();
+    for (int i = 0; i < 3; i++) drop(&ends[i]);
     wait_by_command();
 }
 
@@ -478,41 +425,6 @@ static void understand(int status) {
     else finish(status == 0 && found ? atoi(found + sizeof "\"exitStatus\":" - 1) : LOST);
 }
 
-/* While `create` runs only that is reaped: the container's own end must wait until its pid is known. */
-static void reap(void) {
-    int status;
-    pid_t pid;
-    if (pids.creator) {
-        if (waitpid(pids.creator, &status, WNOHANG) != pids.creator) return;
-        conclude(status);
-    }
-    while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
-        if (pid == pids.starter) begin(status);
-        else if (pid == pids.waiter) understand(status);
-        else if (pid == pids.container && !commands[WAIT])
-            finish(WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status));
-    }
-}
-
-/* The end. Who else has the pipes open may go on writing: only what is there now is taken. `code` -1: no exit file. An
- * exit file that cannot be written is tried again, for somebody waits for it; not if its directory was removed. */
-static void finish(int code) {
-    read_memory();
-    for (int about = STDOUT; about <= STDERR; about++) {
-        int holds = terminal ? TURN : fcntl(fds[about], F_GETPIPE_SZ);
-        pump(about, holds > 0 ? (size_t)holds : TURN, true);
-        show_unfinished(&streams[about]);
-    }
-    journal.retry = 0;
-    write_batch();
-    if (code < 0) remove_files();
-    else if (end_file.fd >= 0)
-        while (!publish(end_file.fd, end_file.temporary, end_file.path, code) && errno != ENOENT) sleep(1);
-    _exit(0);
-}
-
-/* The loop. */
-
 static void read_ctl(void) {
     char text[PIPE_BUF + 1]; /* writes of lines are whole */
     ssize_t count = read(fds[CTL], text, PIPE_BUF);
@@ -520,8 +432,7 @@ static void read_ctl(void) {
     for (char *line = text, *rest, *feed; (feed = strchr(line, '\n')); line = feed + 1) {
         long command = strtol(line, &rest, 10), height = strtol(rest, &rest, 10), width = strtol(rest, &rest, 10);
         if (command == 1) {
-            size.ws_row = (unsigned short)height;
-            size.ws_col = (unsigned short)width;
+            size = (struct winsize){.ws_row = (unsigned short)height, .ws_col = (unsigned short)width};
             if (terminal && fds[STDOUT] >= 0) (void)!ioctl(fds[STDOUT], TIOCSWINSZ, &size);
         } else if (command == 2) {
             reopen_log();
@@ -532,66 +443,55 @@ static void read_ctl(void) {
     }
 }
 
+/* While `create` runs no other is reaped: the container's own end must wait until its pid is known. */
 static void read_signals(void) {
     struct signalfd_siginfo info;
+    int status;
     while (read(fds[SIGNALS], &info, sizeof info) == sizeof info)
         if (info.ssi_signo == SIGTERM) finish(-1);
-    reap();
+    if (pids.creator && waitpid(pids.creator, &status, WNOHANG) > 0) conclude(status);
+    for (pid_t pid; !pids.creator && (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
+        if (pid == pids.starter) begin(status);
+        else if (pid == pids.waiter) understand(status);
+        else if (pid == pids.container && !commands[WAIT])
+            finish(WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status));
+    }
 }
 
 static void read_daemon(void) {
     char packet[16];
-    ssize_t count = TEMP_FAILURE_RETRY(recv(fds[DAEMON], packet, sizeof packet, 0));
-    if (count == 0 || (count < 0 && errno != EAGAIN)) undo();
-    if (count < 0 || going) return;
-    going = true;
+    if (recv(fds[DAEMON], packet, sizeof packet, 0) <= 0) undo();
     pids.creator = run(commands[CREATE], ends);
-    if (pids.creator < 0) fail(commands[CREATE][0]);
+    if (pids.creator < 0) err(1, "%s", commands[CREATE][0]);
 }
 
-static void handle(int about, uint32_t events) {
-    if (fds[about] < 0) return; /* closed by an earlier event of this round */
-    switch (about) {
-    case STDOUT: case STDERR: pump(about, TURN, false); break;
-    case STDIN: write_input(); break;
-    case SIGNALS: read_signals(); break;
-    case DAEMON: read_daemon(); break;
-    case CTL: read_ctl(); break;
-    case ATTACH: accept_peers(); break;
-    case CONSOLE: receive_terminal(); break;
-    case MEMORY: read_memory(); break;
-    default: read_input(about, events);
-    }
-}
-
-/* What time alone brings about. Returns the ms until there is more of that, -1 for never. */
-static int tick(void) {
-    bool waiting = false;
-    for (int about = STDOUT; about <= STDERR; about++) {
-        struct stream *stream = &streams[about];
-        if (now - stream->since >= QUIET) {
-            if (stream->held > 0) show_unfinished(stream);
-            if (stream->hung) watch(about, EPOLLIN);
-            stream->hung = false;
-        }
-        waiting |= stream->held > 0 || stream->hung;
-    }
-    write_batch();
-    return waiting ? QUIET : journal.end > 0 ? RETRY : touched ? IDLE : -1;
-}
+static void (*const handlers[])(void) = {
+    [STDIN] = write_input, [SIGNALS] = read_signals, [DAEMON] = read_daemon, [CTL] = read_ctl, [ATTACH] = accept_peers,
+    [PEERS] = read_input, [CONSOLE] = receive_terminal, [EVENTS] = read_events,
+};
 
 static _Noreturn void loop(void) {
     struct epoll_event events[8];
-    for (;;) {
-        int count = epoll_wait(poller, events, 8, tick());
-        read_clock();
-        if (count == 0 && touched && !streams[0].held && !streams[1].held && !journal.end && !in.end) {
-            madvise(buffers, sizeof buffers, MADV_DONTNEED);
-            madvise(batch, sizeof batch, MADV_DONTNEED);
-            madvise(input, sizeof input, MADV_DONTNEED);
-            touched = false;
+    struct timespec time;
+    for (bool idle = true;;) {
+        bool held = false;
+        for (struct stream *stream = &streams[STDOUT]; stream <= &streams[STDERR] && !pids.creator; stream++) {
+            if (now - stream->since >= QUIET) show_unfinished(stream);
+            held |= stream->held > 0;
         }
-        for (int i = 0; i < count; i++) handle((int)events[i].data.u32, events[i].events);
+        write_batch(false);
+        int count = epoll_wait(poller, events, 8, held ? QUIET : journal.end > 0 ? RETRY : idle ? -1 : IDLE);
+        clock_gettime(CLOCK_MONOTONIC_COARSE, &time);
+        now = time.tv_sec * 1000 + time.tv_nsec / 1000000;
+        idle = count == 0 && !held && !journal.end && !in.end;
+        if (idle) madvise(&buffers, sizeof buffers, MADV_DONTNEED);
+        for (int about = STDOUT; idle && about <= STDERR; about++) (void)!fcntl(fds[about], F_SETPIPE_SZ, CHUNK);
+        for (int i = 0; i < count; i++) {
+            int about = (int)events[i].data.u32;
+            if (fds[about] < 0) continue; /* closed by an earlier event of this round */
+            if (handlers[about]) handlers[about]();
+            else pump(about, TURN, false);
+        }
         if (!commands[CREATE] && fds[STDOUT] < 0 && fds[STDERR] < 0) finish(-1);
     }
 }
@@ -599,20 +499,18 @@ static _Noreturn void loop(void) {
 /* Setting up. */
 
 static void set_up_process(unsigned first_foreign) {
-    sigset_t all, wanted;
+    atexit(undo); /* by err(3) */
     close_range(first_foreign, ~0U, 0);
-    sigfillset(&all); /* SIGPIPE and SIGXFSZ, too: write(2) tells. Not ignored: that, commands would inherit */
-    sigdelset(&all, SIGALRM);
-    sigprocmask(SIG_SETMASK, &all, NULL);
-    sigemptyset(&wanted);
-    sigaddset(&wanted, SIGCHLD);
-    sigaddset(&wanted, SIGTERM);
+    sigfillset(&signals);
+    sigdelset(&signals, SIGALRM);
+    sigprocmask(SIG_SETMASK, &signals, NULL); /* not ignored: that, commands would inherit */
     prctl(PR_SET_DUMPABLE, 0); /* nobody but root looks into it */
-    read_clock();
     poller = epoll_create1(EPOLL_CLOEXEC);
-    fds[SIGNALS] = signalfd(-1, &wanted, SFD_NONBLOCK | SFD_CLOEXEC);
-    if (poller < 0 || fds[SIGNALS] < 0) fail("signals");
+    fds[SIGNALS] = signalfd(-1, &signals, SFD_NONBLOCK | SFD_CLOEXEC);
+    fds[PEERS] = epoll_create1(EPOLL_CLOEXEC);
+    if (poller < 0 || fds[SIGNALS] < 0 || fds[PEERS] < 0) err(1, "signals");
     watch(SIGNALS, EPOLLIN);
+    watch(PEERS, EPOLLIN);
 }
 
 static void listen_at(const char *name, int about, int type) {
@@ -620,57 +518,47 @@ static void listen_at(const char *name, int about, int type) {
     stpcpy(address.sun_path, name);
     unlink(name);
     int fd = fds[about] = socket(AF_UNIX, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(fd, 64) < 0) fail(name);
+    if (fd < 0 || fchmod(fd, 0600) < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) < 0 ||
+        listen(fd, 64) < 0)
+        err(1, "%s", name);
     watch(about, EPOLLIN | EPOLLET); /* once: without a descriptor for accept(2) it would come again for ever */
 }
 
 static void set_up_files(const char *log) {
-    mode_t inherited = umask(0177);
     listen_at("attach", ATTACH, SOCK_SEQPACKET);
-    unlink("ctl");
-    if (mkfifo("ctl", 0600) < 0 || (fds[CTL] = open("ctl", O_RDWR | O_NONBLOCK | O_CLOEXEC)) < 0) fail("ctl");
+    (void)!mkfifo("ctl", 0600); /* there may be that of another logger before */
+    if ((fds[CTL] = open("ctl", O_RDWR | O_NONBLOCK | O_CLOEXEC)) < 0) err(1, "ctl");
     watch(CTL, EPOLLIN); /* open for both, so that it has no end when a writer goes */
     if (terminal) listen_at("console", CONSOLE, SOCK_STREAM);
-    umask(inherited); /* the container inherits it */
     journal.path = log;
-    if (log && (journal.fd = open_log(log)) < 0) fail(log);
-}
-
-/* EXITS/.ID. Its content is reserved now, so that a disk which is full by then does not hide the end. */
-static void set_up_end_file(const char *path) {
-    const char *name = strrchr(path, '/') + 1;
-    end_file.path = path;
-    stpcpy(stpcpy(stpncpy(end_file.temporary, path, (size_t)(name - path)), "."), name);
-    end_file.fd = open(end_file.temporary, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (end_file.fd < 0 || write(end_file.fd, "255", 3) != 3) fail(end_file.temporary);
+    if (log && (journal.fd = open_log(log)) < 0) err(1, "%s", log);
 }
 
 static void set_up_streams(bool input_kept) {
     int pair[2];
-    for (int about = STDOUT; about <= STDIN; about++) {
-        bool ours = about == STDIN; /* the end that is written to */
-        if (ours ? terminal || !input_kept : terminal && about == STDOUT) continue; /* STDERR is the runtime's, then */
-        if (pipe2(pair, O_CLOEXEC) < 0) fail("pipe");
-        fds[about] = pair[ours];
-        ends[ours ? 0 : about + 1] = pair[!ours];
+    for (int about = STDIN; about <= STDERR; about++) {
+        bool input = about == STDIN;
+        if (input ? terminal || !input_kept : terminal && about == STDOUT) continue; /* STDERR is the runtime's, then */
+        if (pipe2(pair, O_CLOEXEC) < 0) err(1, "pipe");
+        fds[about] = pair[input];
+        ends[about] = pair[!input];
         (void)!fcntl(fds[about], F_SETFL, O_NONBLOCK);
-        if (!ours) watch(about, EPOLLIN);
+        if (!input) watch(about, EPOLLIN);
     }
 }
 
-static _Noreturn void usage(bool asked) {
-    static const char text[] = "ropewalk-monitor " VERSION "\nstarted by ropewalk, or by containerd: "
-                               "binary:///.../ropewalk-monitor?log=PATH\n";
-    _exit(write(asked ? STDOUT_FILENO : STDERR_FILENO, text, sizeof text - 1) < 0 || !asked);
-}
-
-static _Noreturn void run_container(const char *log, const char *end, const char *flags, char **words) {
+static _Noreturn void run_container(char **words) {
+    const char *log = words[0], *flags = words[4];
+    exit_path = words[1];
+    part_path = words[2];
+    memory_path = words[3];
+    words += 5;
     for (int i = 0; i < 4 && *words; i++) {
         commands[i] = words;
         while (*words && **words) words++;
         if (*words) *words++ = NULL;
     }
-    if (!commands[UNDO] || !commands[START] != !commands[WAIT]) usage(false);
+    if (!commands[UNDO] || !commands[START] != !commands[WAIT]) errx(1, "a command is missing");
     terminal = strchr(flags, 't');
     in.once = strchr(flags, 'o');
     set_up_process(4);
@@ -678,24 +566,24 @@ static _Noreturn void run_container(const char *log, const char *end, const char
     (void)!fcntl(3, F_SETFD, FD_CLOEXEC);
     prctl(PR_SET_CHILD_SUBREAPER, 1); /* the container is ours when its creator ends */
     set_up_files(*log ? log : NULL);
-    if (*end) set_up_end_file(end);
+    /* Its content is reserved now, so that a disk which is full by then does not hide the end. */
+    if (!write_number(part_path, O_CREAT | O_TRUNC, 255)) err(1, "%s", part_path);
     set_up_streams(strchr(flags, 'i'));
     watch(DAEMON, EPOLLIN);
     loop();
 }
 
-static _Noreturn void run_logger(char **argv) {
+static _Noreturn void run_logger(char **pairs) {
     const char *log = NULL, *directory = NULL;
-    for (; argv[0] && argv[1]; argv += 2) *(strcmp(argv[0], "log") ? &directory : &log) = argv[1];
-    if (!log) usage(false);
+    for (; pairs[0] && pairs[1]; pairs += 2) *(strcmp(pairs[0], "log") ? &directory : &log) = pairs[1];
+    if (!log) errx(1, "no log");
     set_up_process(6);
-    if (directory && chdir(directory) < 0) fail(directory);
+    if (directory && chdir(directory) < 0) err(1, "%s", directory);
     if (directory) set_up_files(log);
-    else if ((journal.fd = open_log(log)) < 0) fail(log);
+    else if ((journal.fd = open_log(log)) < 0) err(1, "%s", log);
     for (int about = STDOUT; about <= STDERR; about++) {
-        fds[about] = about + 3;
+        fds[about] = about + 2;
         (void)!fcntl(fds[about], F_SETFL, O_NONBLOCK);
-        (void)!fcntl(fds[about], F_SETFD, FD_CLOEXEC);
         watch(about, EPOLLIN);
     }
     close(5);
@@ -703,10 +591,9 @@ static _Noreturn void run_logger(char **argv) {
 }
 
 int main(int argc, char **argv) {
-    if (argc > 7 && !strcmp(argv[1], "run")) {
-        memory = argv[4];
-        run_container(argv[2], argv[3], argv[5], argv + 6);
-    }
+    if (argc > 8 && !strcmp(argv[1], "run")) run_container(argv + 2);
     if (argc > 2) run_logger(argv + 1);
-    usage(argc == 2 && !strcmp(argv[1], "--version"));
+    bool asked = argc == 2 && !strcmp(argv[1], "--version");
+    dprintf(asked ? STDOUT_FILENO : STDERR_FILENO, "ropewalk-monitor " VERSION "\n");
+    return !asked;
 }

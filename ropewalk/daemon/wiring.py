@@ -55,6 +55,7 @@ ROOT_MODE, STATE_MODE = 0o700, 0o711
 FLUSH = 5.0  # seconds between attempts to write what a full disk kept in memory
 CHECKPOINT_BYTES = 4 << 20  # a write-ahead log larger than this is folded into the database
 COLLECT_DELAY = 0.5  # seconds from a removal to the collection, so that one serves many
+LOOKUP_PATIENCE = 1.0  # seconds after which a pod's lookup that hangs does not keep others' from being tried
 RESTART = 5.0  # seconds until background work that failed is started again
 
 log = logging.getLogger(__name__)
@@ -98,7 +99,8 @@ class Daemon:
 
     def _build_storage(self) -> None:
         config = self.config
-        self.offload = Offload()
+        self.offload = Offload()  # bulk: layers and blobs
+        self.lookups = Offload(patience=LOOKUP_PATIENCE)  # what a pod waits for; bulk work must not stand before it
         self.counting = Offload(2, background=True)
         self.archiving = Offload(2)
         self.content = Content(f"{config.root}/content", self.offload)
@@ -133,7 +135,7 @@ class Daemon:
             self.snapshotter,
             self.handlers,
             self.health,
-            self.offload,
+            self.lookups,
             self.apparmor,
             checkpoints,
             node=facts,
@@ -149,7 +151,7 @@ class Daemon:
             self.cgroups,
             self.handlers,
             self.health,
-            self.offload,
+            self.lookups,
             node=facts,
             **names,
         )
@@ -267,7 +269,7 @@ class Daemon:
             await runtime.close()
         await self.network.close()
         self.database.close()
-        workers = (self.offload, self.counting, self.archiving, self.workers)
+        workers = (self.offload, self.lookups, self.counting, self.archiving, self.workers)
         await asyncio.gather(*(one.close() for one in workers))
 
 

@@ -8,12 +8,13 @@ SIGKILL, and where even that has to wait for the kernel, the worker is left behi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import pickle
 import socket
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
 from ropewalk import errors
@@ -26,12 +27,16 @@ MAX_STUCK = 16  # abandoned workers that SIGKILL could not end yet; each holds a
 
 
 class Offload:
-    """At most `limit` workers. `background=True`: they run at idle CPU and I/O priority."""
+    """At most `limit` workers at a time. `background=True`: they run at idle CPU and I/O priority. `patience`: after so
+    many seconds a call does not count any more (at most MAX_STUCK of them), so that calls which hang keep no others
+    from being tried; 0: every call counts to its end, so that bulk work never runs more than `limit` at a time."""
 
-    def __init__(self, limit: int = 4, *, idle: float = 30.0, background: bool = False) -> None:
+    def __init__(self, limit: int = 4, *, idle: float = 30.0, background: bool = False, patience: float = 0.0) -> None:
         self._idle_seconds = idle
         self._background = background
+        self._patience = patience
         self._slots = asyncio.Semaphore(limit)
+        self._aside = 0  # calls under way that do not count
         self._idle: list[_Worker] = []
         self._stuck: list[spawn.Process] = []
 
@@ -43,22 +48,47 @@ class Offload:
         """
         what = f"{fn.__module__}.{fn.__qualname__}({', '.join(map(repr, args[:1]))})"
         request = pickle.dumps((fn.__module__, fn.__qualname__, args), pickle.HIGHEST_PROTOCOL)
+        begun = False
         try:
-            async with asyncio.timeout(timeout), self._slots:
+            async with asyncio.timeout(timeout), self._slot():
+                begun = True
                 answer = await self._ask(request, what)
         except TimeoutError as error:
             if timeout is None:
                 raise
-            raise errors.RopewalkError(
-                f"{what} did not answer within {timeout:g} s",
-                hint="the file system or device behind it hangs; its worker was abandoned",
-                kind=errors.Kind.TIMEOUT,
-            ) from error
+            raise _late(what, timeout, begun=begun) from error
         succeeded, value = pickle.loads(answer)
         if succeeded:
             result: T = value
             return result
         raise value
+
+    @contextlib.asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        """One of `limit`, for as long as the patience lasts."""
+        await self._slots.acquire()
+        loop = asyncio.get_running_loop()
+        counts, timer = True, None
+
+        def step_aside() -> None:
+            nonlocal counts, timer
+            if self._aside < MAX_STUCK:
+                counts = False
+                self._aside += 1
+                self._slots.release()
+            else:
+                timer = loop.call_later(self._patience, step_aside)
+
+        timer = loop.call_later(self._patience, step_aside) if self._patience else None
+        try:
+            yield
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if counts:
+                self._slots.release()
+            else:
+                self._aside -= 1
 
     async def _ask(self, request: bytes, what: str) -> bytes:
         """One exchange. Whatever interrupts it gives up the worker: its answer would meet the next caller."""
@@ -110,6 +140,15 @@ class Offload:
         ended = [worker.process.wait() for worker in self._idle]
         self._idle.clear()
         await asyncio.gather(*ended)
+
+
+def _late(what: str, timeout: float, *, begun: bool) -> errors.RopewalkError:
+    """The deadline has passed. `begun`: a worker was asked."""
+    if begun:
+        text, hint = "did not answer", "the file system or device behind it hangs; its worker was abandoned"
+    else:
+        text, hint = "was not begun", "every worker is busy: with others' file systems that hang, or with a slow disk"
+    return errors.RopewalkError(f"{what} {text} within {timeout:g} s", hint=hint, kind=errors.Kind.TIMEOUT)
 
 
 class _Worker:

@@ -141,7 +141,9 @@ class Checkpoints:
             return ""
         directory, allowed = self._path(container.id), self._config.restore_from
         os.makedirs(self._directory, mode=0o700, exist_ok=True)
-        await self._offload.call(archives.unpack, path, allowed, f"{directory}{PART}", timeout=None)
+        found = await self._offload.call(archives.unpack, path, allowed, f"{directory}{PART}", timeout=None)
+        if (found.name, found.ropewalk.image_id) != (container.spec.metadata.name, container.image_id):
+            raise WrongState(f"{path} is another checkpoint than before", hint="try again")
         os.rename(f"{directory}{PART}", directory)
         steps.checkpoint("checkpoint:unpacked")
         self._restoring.add(container.pod_id)

@@ -26,6 +26,7 @@ from ropewalk.runtimes import health, refusals
 from ropewalk.runtimes.apparmor import AppArmor
 from ropewalk.runtimes.handler import ContainerPlan, ExecResult, Exit, Handler
 from ropewalk.runtimes.oci import build, validate
+from ropewalk.runtimes.oci import resources as limits
 from ropewalk.runtimes.oci.facts import NodeFacts
 from ropewalk.runtimes.registry import Handlers
 from ropewalk.singleflight import Flights
@@ -441,6 +442,7 @@ class Containers:
         """New limits for a created or running container; the row tells the new values."""
         container = self.get(id)
         refusals.check_update(self._handler(container.id))
+        limits.check(resources)
         key = f"update {ids.new_id()} of container {container.id}"  # none joins another one's
         await self._changes.join(key, lambda: self._update(container, resources))
 

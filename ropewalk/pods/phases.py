@@ -93,9 +93,14 @@ def exited(container: Container, exit: Exit) -> Container:
 
 
 def resized(container: Container, resources: LinuxContainerResources) -> Container:
-    """It has new limits: what is set replaces, zero means "not set" (contract 6.10)."""
+    """It has new limits: what is set replaces, zero means "not set" (contract 6.10); a page size or a file of the
+    cgroup that is not named keeps its value. The OOM score belongs to processes: an update does not reach it."""
     old = container.resources
     values = {name: getattr(resources, name) or getattr(old, name) for name in old.__struct_fields__}
+    values["oom_score_adj"] = old.oom_score_adj
+    values["unified"] = {**old.unified, **resources.unified}
+    pages = {limit.page_size: limit for limit in (*old.hugepage_limits, *resources.hugepage_limits)}
+    values["hugepage_limits"] = list(pages.values())
     merged = LinuxContainerResources(**values)
     return container if old == merged else replace(container, resources=merged)
 

@@ -30,6 +30,7 @@ from ropewalk.runtimes.handler import Capabilities, Handler, Level, Probe
 from ropewalk.version import VERSION
 
 DEADLINE = 20.0  # seconds for one probe; a platform that hangs does not work
+PATIENCE = 60.0  # seconds for one that failed before: a node that is too busy for it at boot is not lost for good
 WATCH = 10.0  # seconds between looks at what handlers depend on
 FIRST = 20.0  # seconds that a pod or container waits for the first probe of its handler ever
 LONGEST = 300.0  # seconds between probes of a handler that does not work; they double up to here
@@ -116,7 +117,7 @@ class Health:
     async def _refresh(self, name: str) -> None:
         handler = self._handlers[name]
         before = key(handler, self._layout)
-        seen = await probe(handler)
+        seen = await probe(handler, min(max(DEADLINE, self._waits[name]), PATIENCE))
         self._waits[name] = WATCH if seen.works else min(self._waits[name] * 2, LONGEST)
         self._due[name] = time.monotonic() + self._waits[name]
         self._keys[name] = before
@@ -194,14 +195,14 @@ def _file(program: str) -> tuple[str, int, int]:
     return found, status.st_size, status.st_mtime_ns
 
 
-async def probe(handler: Handler) -> Probe:
-    """What the handler's probe finds, within DEADLINE, whatever it raises."""
+async def probe(handler: Handler, deadline: float = DEADLINE) -> Probe:
+    """What the handler's probe finds, within `deadline` seconds, whatever it raises."""
     try:
-        async with asyncio.timeout(DEADLINE):
+        async with asyncio.timeout(deadline):
             await handler.prepare()
             return await handler.probe()
     except TimeoutError:
-        return Probe(Level.PRESENT, evidence=f"its probe did not end within {DEADLINE:.0f} s")
+        return Probe(Level.PRESENT, evidence=f"its probe did not end within {deadline:.0f} s")
     except Exception as error:
         log.warning("a probe failed", extra={"handler": handler.name}, exc_info=error)
         return Probe(Level.PRESENT, evidence=f"its probe failed: {error}")

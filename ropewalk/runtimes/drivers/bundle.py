@@ -2,7 +2,7 @@
 
     config.json   the OCI runtime spec           rootfs/    mount point of the root file system
     plan.json     cgroup and log path            task.json  pids, once the create is complete
-    lower/ volumes/  idmapped mounts             pid ctl attach winsz oom oci.log   conmon's and the runtime's files
+    lower/ volumes/  idmapped mounts             pid ctl attach winsz oom spared oci.log   of monitor and runtime
 
 Nothing here is removed recursively: a root file system that could not be unmounted keeps its bundle, never loses
 its content.

@@ -221,15 +221,18 @@ class Driver(handler.Handler):
         return os.path.join(self.cgroups.directories(path)[0], "memory.events")
 
     def _met_oom(self, id: str, cgroup: str, code: int) -> bool:
-        """systemd removes a scope's cgroup, and its count, as soon as nothing lives in it. What the monitor saw stays;
-        it may be late, as the kernel tells of changes once in 10 ms. The pod's count stays, too: it is of all
-        containers, so one that was killed while another met the OOM killer is taken for that other."""
+        """systemd removes a scope's cgroup, and its count, as soon as nothing lives in it. What the monitor read at the
+        end stays. Where it read nothing (conmon, which waits for the kernel to tell of a change, once in 10 ms; a scope
+        that was gone sooner), the pod's count is asked: it is of all containers, so one that was killed while another
+        met the OOM killer is taken for that other."""
         kills = self.cgroups.oom_kills(cgroup)
         if kills is not None:
             return kills > 0
         own = self._bundle(id)
-        killed = code == 128 + signal.SIGKILL and self._pod_ooms(cgroup) > own.read_record().pod_ooms
-        return killed or self.monitor.met_oom(own.directory)
+        told = self.monitor.met_oom(own.directory)
+        if told is not None:
+            return told
+        return code == 128 + signal.SIGKILL and self._pod_ooms(cgroup) > own.read_record().pod_ooms
 
     def _pod_ooms(self, path: str) -> int:
         """OOM kills so far in the pod of a scope; of any other cgroup nobody asks."""

@@ -1,7 +1,8 @@
 """A client of a monitor's `attach` socket and `ctl` fifo: the streams of a running container.
 
 The wire format is conmon's (2.1, src/conn_sock.c), and ropewalk-monitor's: one packet is byte 2 (stdout) or 3 (stderr)
-and at most 8 KiB of output, or at most 8 KiB of input; a half-close ends the input; `ctl` takes "1 HEIGHT WIDTH".
+and at most 8 KiB of output (64 KiB from ropewalk-monitor), or at most 8 KiB of input; a half-close ends the input;
+`ctl` takes "1 HEIGHT WIDTH".
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ropewalk.runtimes.handler import Task
 from ropewalk.runtimes.monitors import logfile
 from ropewalk.runtimes.streams import Chunk
 
-DATA = 8192  # bytes of a stream in one packet
+OUTPUT, INPUT = 65536, 8192  # bytes of a stream in one packet
 OUTPUTS = {2: streams.STDOUT, 3: streams.STDERR}
 GONE_SECONDS = 2.0  # a monitor that ended the connection because of its container's end is gone by then
 
@@ -35,7 +36,7 @@ class Attachment(streams.Streams):
 
     async def read(self) -> Chunk | None:
         try:
-            packet = await asyncio.get_running_loop().sock_recv(self.socket, 1 + DATA)
+            packet = await asyncio.get_running_loop().sock_recv(self.socket, 1 + OUTPUT)
         except ConnectionResetError:
             packet = b""
         if packet:
@@ -60,8 +61,8 @@ class Attachment(streams.Streams):
     async def write(self, data: bytes) -> None:
         loop = asyncio.get_running_loop()
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            for start in range(0, len(data), DATA):
-                await loop.sock_sendall(self.socket, data[start : start + DATA])
+            for start in range(0, len(data), INPUT):
+                await loop.sock_sendall(self.socket, data[start : start + INPUT])
 
     async def close_stdin(self) -> None:
         with contextlib.suppress(OSError):  # it is closed, or the monitor is gone

@@ -14,7 +14,7 @@ import os
 import stat
 
 from ropewalk.errors import Invalid, Kind, RopewalkError, WrongState
-from ropewalk.linux import inotify
+from ropewalk.linux import inotify, process
 
 MODE = 0o640  # contract 5.1
 REOPEN_LOGS = "2 0 0\n"  # REOPEN_LOGS_EVENT height width, conmon's src/ctrl.c
@@ -43,8 +43,9 @@ def _not_regular(path: str) -> Invalid:
     return Invalid(f"log_path {path!r} is not a regular file", hint="a link there would be followed; remove it")
 
 
-async def reopen(path: str, *, writer: int, control: str) -> None:
-    """Have the monitor, process `writer`, write to a new file at `path`, and return when it does.
+async def reopen(path: str, *, writer: int, started: int, control: str) -> None:
+    """Have the monitor, process `writer` that began at `started`, write to a new file at `path`, and return when it
+    does. WrongState if it ends before.
 
     It opens PATH.tmp, which is made here with O_EXCL (so that no link is followed, and a full disk is seen before
     the old file was given up: conmon exits if that open fails), and renames it to PATH. If it writes to the
@@ -52,7 +53,7 @@ async def reopen(path: str, *, writer: int, control: str) -> None:
     """
     if _writes_to(writer, path):
         return
-    directory, name = os.path.split(path)
+    directory = os.path.dirname(path)
     temporary = path + ".tmp"
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)
@@ -61,7 +62,7 @@ async def reopen(path: str, *, writer: int, control: str) -> None:
         try:
             os.chmod(temporary, MODE)
             tell(control, REOPEN_LOGS)
-            await _renamed(watch, name, path)
+            await _renamed(watch, path, writer, started)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
@@ -95,15 +96,37 @@ def tell(control: str, command: str) -> None:
         os.close(fd)
 
 
-async def _renamed(watch: inotify.Watch, name: str, path: str) -> None:
+async def _renamed(watch: inotify.Watch, path: str, writer: int, started: int) -> None:
+    """PATH.tmp is ours, so the writer has renamed it once it is gone."""
     try:
         async with asyncio.timeout(REOPEN_SECONDS):
-            async for event, _ in watch:
-                if event == name:
-                    return
+            await appears(watch, os.path.basename(path), writer, started)
     except TimeoutError:
         raise RopewalkError(
             f"log {path} was not reopened within {REOPEN_SECONDS:g} s",
             hint="conmon stands still while an attached client does not read",
             kind=Kind.TIMEOUT,
         ) from None
+    if os.path.lexists(path + ".tmp"):
+        raise WrongState("its monitor has ended")
+
+
+async def appears(watch: inotify.Watch, name: str, maker: int, started: int) -> None:
+    """Until something is renamed to `name` in the watched directory, or the process `maker` has ended."""
+    pidfd = process.open_pidfd(maker, started)
+    if pidfd is None:
+        return
+    waits = [asyncio.ensure_future(process.wait_pidfd(pidfd)), asyncio.ensure_future(_event(watch, name))]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+        os.close(pidfd)
+
+
+async def _event(watch: inotify.Watch, name: str) -> None:
+    async for event, _ in watch:
+        if event == name:
+            return

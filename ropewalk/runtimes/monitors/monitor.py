@@ -22,7 +22,7 @@ from ropewalk.runtimes.monitors import logfile
 
 ACCOUNTED = {"cpu", "cpuacct", "memory", "pids"}  # v1: where a monitor's use is counted; each move costs 0.1 ms
 CREATE_SECONDS = 60.0
-OOM = "oom"  # an empty file
+OOM, SPARED = "oom", "spared"  # empty files
 
 
 class Launch(Struct, frozen=True):
@@ -86,13 +86,17 @@ class Monitor(ABC):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(self.exits, name))
 
-    def met_oom(self, bundle: str) -> bool:
-        """Whether the OOM killer was at work in the container. Only cgroup v2 tells a monitor."""
-        return os.path.exists(os.path.join(bundle, OOM))
+    def met_oom(self, bundle: str) -> bool | None:
+        """Whether the OOM killer was at work in the container; None if the monitor does not know: only cgroup v2 tells
+        it, and conmon leaves no word when it was not."""
+        if os.path.exists(os.path.join(bundle, OOM)):
+            return True
+        return False if os.path.exists(os.path.join(bundle, SPARED)) else None
 
     async def reopen_log(self, bundle: str, task: Task, log_path: str) -> None:
         """From now on write to a new file at `log_path`, which exists when this returns."""
-        await logfile.reopen(log_path, writer=task.monitor_pid, control=os.path.join(bundle, "ctl"))
+        control = os.path.join(bundle, "ctl")
+        await logfile.reopen(log_path, writer=task.monitor_pid, started=task.monitor_start, control=control)
 
     def place(self, path: str, pid: int) -> None:
         """Into the monitors' leaf, which the pod's first container makes."""

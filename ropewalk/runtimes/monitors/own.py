@@ -54,10 +54,9 @@ class OwnMonitor(monitor.Monitor):
         )
 
     def _start(self, launch: monitor.Launch, complaints: int, theirs: socket.socket) -> spawn.Process:
-        exit_file = os.path.join(self.exits, launch.id)
         try:
             return spawn.spawn(
-                arguments(self.path, exit_file, launch),
+                arguments(self.path, self.exits, launch),
                 stderr=complaints,
                 pass_fds={DAEMON_FD: theirs.fileno()},
                 cwd=launch.bundle,
@@ -80,17 +79,19 @@ class OwnMonitor(monitor.Monitor):
             logfile.tell(os.path.join(bundle, "ctl"), START)
             try:
                 async with asyncio.timeout(START_SECONDS):
-                    await _appeared(watch, path, task)
+                    await logfile.appears(watch, STARTED, task.monitor_pid, task.monitor_start)
             except TimeoutError:
                 text = (
                     f"container {ids.short(os.path.basename(bundle))}: `start` did not end within {START_SECONDS:g} s"
                 )
                 raise RopewalkError(text, kind=Kind.TIMEOUT) from None
+        if not os.path.exists(path):
+            raise WrongState("its monitor ended before it was started")
         if _read_code(path) != 0:
             raise monitor.RuntimeFailed("")
 
 
-def arguments(path: str, exit_file: str, launch: monitor.Launch) -> list[str]:
+def arguments(path: str, exits: str, launch: monitor.Launch) -> list[str]:
     """Its command line; "" ends a command."""
     create = [*launch.runtime, "create", "--bundle", launch.bundle]
     create += ["--pid-file", os.path.join(launch.bundle, "pid")]
@@ -99,23 +100,28 @@ def arguments(path: str, exit_file: str, launch: monitor.Launch) -> list[str]:
     create.append(launch.id)
     undo = [*launch.runtime, "delete", "--force", launch.id]
     flags = "t" * launch.tty + "i" * launch.stdin + "o" * launch.stdin_once
-    argv = [path, "run", launch.log_path, exit_file, launch.memory_events, flags, *create, "", *undo, ""]
+    files = [
+        launch.log_path,
+        os.path.join(exits, launch.id),
+        os.path.join(exits, f".{launch.id}"),
+        launch.memory_events,
+    ]
+    argv = [path, "run", *files, flags, *create, "", *undo, ""]
     if launch.start_argv:
         argv += [*launch.start_argv, "", *launch.wait_argv, ""]
     return argv
 
 
 def parse_answer(packet: bytes, complaints: bytes, id: str) -> int:
-    """The container's pid. RuntimeFailed with the runtime's message, or the monitor's own: a full disk, mostly."""
+    """The container's pid. RuntimeFailed with the runtime's message; RopewalkError with the monitor's own: a full disk,
+    mostly."""
     text = packet[1:].decode(errors="replace").strip()
     if packet.startswith(b"+"):
         return int(text)
     if packet.startswith(b"-"):
         raise monitor.RuntimeFailed(text)
-    if packet.startswith(b"!"):
-        raise monitor.RuntimeFailed(f"{NAME}: {text}")
-    said = complaints.decode(errors="replace").strip() or "without a word"
-    raise RopewalkError(f"container {ids.short(id)}: {NAME} ended: {said}")
+    said = complaints.decode(errors="replace").partition("\n")[0] or f"{NAME} ended without a word"
+    raise RopewalkError(f"container {ids.short(id)}: {said}")
 
 
 async def _receive(ours: socket.socket, id: str) -> bytes:
@@ -143,31 +149,3 @@ def _read_code(path: str) -> int | None:
             return int(file.read())
     except FileNotFoundError:
         return None
-
-
-async def _appeared(watch: inotify.Watch, path: str, task: Task) -> None:
-    """Until the file is there. WrongState if the monitor ends before."""
-    pidfd = process.open_pidfd(task.monitor_pid, task.monitor_start)
-    if pidfd is None:
-        raise WrongState("its monitor is gone")
-    try:
-        dying = asyncio.ensure_future(process.wait_pidfd(pidfd))
-        coming = asyncio.ensure_future(_renamed(watch, path))
-        try:
-            await asyncio.wait([dying, coming], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            dying.cancel()
-            coming.cancel()
-            await asyncio.gather(dying, coming, return_exceptions=True)
-    finally:
-        os.close(pidfd)
-    if not os.path.exists(path):
-        raise WrongState("its monitor ended before it was started")
-
-
-async def _renamed(watch: inotify.Watch, path: str) -> None:
-    if os.path.exists(path):
-        return
-    async for name, _ in watch:
-        if name == os.path.basename(path):
-            return

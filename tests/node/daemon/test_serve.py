@@ -17,8 +17,6 @@ from typing import Any
 
 import pytest
 
-from ropewalk.client import cri
-from ropewalk.wire.pb import cri_pb2
 from tools import node as nodes
 
 FORBIDDEN = ("urllib3", "rich", "isal", "hypothesis", "xml", "http.client", "email", "unittest")
@@ -155,31 +153,3 @@ async def test_it_is_small_and_loads_nothing_heavy(private: nodes.Node) -> None:
     program = "import sys, ropewalk.daemon.main; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert sorted(set(FORBIDDEN) & set(done.stdout.split())) == []
-
-
-async def test_unbuilt_methods_are_the_ones_we_know(private: nodes.Node) -> None:
-    """What answers UNIMPLEMENTED is a list, not an accident."""
-    await private.start()
-    missing = []
-    async with cri.Client(private.address) as client:
-        for method in cri_pb2.DESCRIPTOR.services_by_name["RuntimeService"].methods:
-            if method.server_streaming or method.name.startswith(("Run", "Create")):
-                continue
-            call: Any = client._channel.unary_unary(f"/runtime.v1.RuntimeService/{method.name}")
-            try:
-                await call(b"")
-            except Exception as error:
-                if "is not built" in str(error):
-                    missing.append(method.name)
-    assert missing == [
-        "Exec",
-        "Attach",
-        "PortForward",
-        "CheckpointContainer",
-        "CheckpointPod",
-        "RestorePod",
-        "ListMetricDescriptors",
-        "ListPodSandboxMetrics",
-        "UpdatePodSandboxResources",
-    ]
-    private.stop()

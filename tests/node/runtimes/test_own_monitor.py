@@ -27,7 +27,7 @@ from tests.fakes.monitored import Line, Script, read_all, written
 from tools import trace
 
 Maker = Callable[..., Script]
-GLIBC = 0x1_8000_0000  # signals 32 and 33 are its own, and ignored after its posix_spawn(3)
+GLIBC = 0x1_8000_0000  # signals 32 and 33 are its own, and ignored after the daemon's posix_spawn(3)
 SANITIZERS = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", '-DVERSION="sanitized"')
 
 
@@ -278,12 +278,27 @@ async def test_what_the_container_gets_and_others_do_not(script: Maker) -> None:
     assert ignored & ~GLIBC == 0
 
 
-async def test_the_oom_killer_is_told(script: Maker) -> None:
+@pytest.mark.parametrize(("kills", "met"), [("2", True), ("0", False), ("", None)])
+async def test_the_oom_killer_is_told(script: Maker, kills: str, met: bool | None) -> None:
+    """Without a word in the file, as where the cgroup is gone, nothing is known."""
     one = script("true")
-    (one.bundle / "events").write_text("oom 3\noom_kill 2\noom_group_kill 0\n")
+    (one.bundle / "events").write_text(f"oom 3\noom_kill {kills}\noom_group_kill 0\n" if kills else "")
     one.launch = replace(one.launch, memory_events=str(one.bundle / "events"))
     assert await one.run() == 0
-    assert one.monitor.met_oom(str(one.bundle))
+    assert one.monitor.met_oom(str(one.bundle)) is met
+
+
+async def test_a_terminal_that_nobody_has_open_for_a_while(script: Maker) -> None:
+    """It reads as hung up then, with a driver that nobody holds open."""
+    one = script(
+        "exec <&- >&- 2>&-; touch closed; until test -e again; do sleep 0.01; done; echo back >/dev/tty", tty=True
+    )
+    await one.create()
+    await one.start()
+    await until((one.bundle / "closed").exists)
+    (one.bundle / "again").touch()
+    assert await one.end() == 0
+    assert one.log() == [Line("stdout", "F", b"back")]
 
 
 # gVisor: the streams at `start`, the code from `wait`

@@ -19,7 +19,14 @@ async def workers() -> AsyncIterator[offload.Offload]:
     workers = offload.Offload(limit=2)
     yield workers
     await workers.close()
-    assert set(process.children(os.getpid())) <= before
+    await reaped(before)
+
+
+async def reaped(before: set[int]) -> None:
+    """What was killed takes a moment."""
+    async with asyncio.timeout(20):
+        while not set(process.children(os.getpid())) <= before:
+            await asyncio.sleep(0.001)
 
 
 async def gone(pid: int) -> None:
@@ -84,12 +91,33 @@ async def test_a_cancelled_call_gives_up_its_worker(workers: offload.Offload) ->
 async def test_the_deadline_includes_waiting_for_a_worker(workers: offload.Offload) -> None:
     stuck = [asyncio.ensure_future(workers.call(time.sleep, 60)) for _ in range(2)]
     await asyncio.sleep(0)
-    with pytest.raises(errors.RopewalkError, match="did not answer"):
+    with pytest.raises(errors.RopewalkError, match="was not begun") as caught:
         await workers.call(os.getpid, timeout=0.05)
+    assert caught.value.kind is errors.Kind.TIMEOUT
     for call in stuck:
         call.cancel()
     await asyncio.gather(*stuck, return_exceptions=True)
     assert await workers.call(os.getpid) > 0
+
+
+async def test_calls_that_hang_keep_no_others_from_being_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dead network file system and the pods that use it; up to a bound, since each holds a process."""
+    monkeypatch.setattr(offload, "MAX_STUCK", 3)
+    before = set(process.children(os.getpid()))
+    workers = offload.Offload(limit=2, patience=0.01)
+    hung = [asyncio.ensure_future(workers.call(time.sleep, 60)) for _ in range(4)]
+    assert await workers.call(os.getpid)
+    hung.append(asyncio.ensure_future(workers.call(time.sleep, 60)))
+    while not (workers._slots.locked() and workers._aside == 3):
+        await asyncio.sleep(0.001)
+    with pytest.raises(errors.RopewalkError, match="was not begun"):
+        await workers.call(os.getpid, timeout=0.1)
+    for call in hung:
+        call.cancel()
+    await asyncio.gather(*hung, return_exceptions=True)
+    assert workers._aside == 0
+    await workers.close()
+    await reaped(before)
 
 
 async def test_a_worker_that_dies_is_an_error_of_that_call_only(workers: offload.Offload) -> None:

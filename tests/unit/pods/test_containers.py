@@ -154,3 +154,10 @@ async def test_an_undo_and_a_removal_at_once_are_one(bench: Bench) -> None:
     second.opened.set()
     await remove
     assert not bench.world.snapshots
+
+
+async def test_limits_that_no_kernel_takes_are_refused_by_their_field(bench: Bench) -> None:
+    _, id = await running(bench)
+    with pytest.raises(RopewalkError, match="cpu_shares is -1") as caught:
+        await bench.daemon.containers.update(id, LinuxContainerResources(cpu_shares=-1))
+    assert caught.value.kind is Kind.INVALID

@@ -6,12 +6,13 @@ import itertools
 from collections.abc import Callable
 
 import pytest
+from msgspec import structs
 
 from ropewalk.pods import phases
 from ropewalk.pods.records import Container, ContainerPhase, Pod, PodPhase, User
 from ropewalk.runtimes.handler import Exit, Task
 from ropewalk.spec.container import ContainerSpec
-from ropewalk.spec.pod import PodSpec
+from ropewalk.spec.pod import HugepageLimit, LinuxContainerResources, PodSpec
 
 
 def container(phase: ContainerPhase = ContainerPhase.MAKING) -> Container:
@@ -106,3 +107,30 @@ def test_nothing_ends_before_it_starts(*, late: bool) -> None:
     else:
         ended = phases.exited(phases.started(waiting, 20), exit)
     assert ended.started_at == ended.finished_at
+
+
+def test_new_limits_replace_what_they_name_and_nothing_else() -> None:
+    """The status tells what is in force: kubelet compares it with what it asked for."""
+    before = LinuxContainerResources(
+        cpu_shares=100,
+        memory_limit_in_bytes=5,
+        oom_score_adj=900,
+        hugepage_limits=[HugepageLimit("2MB", 1), HugepageLimit("1GB", 1)],
+        unified={"memory.high": "4", "memory.min": "1"},
+    )
+    asked = LinuxContainerResources(
+        cpu_shares=200,
+        oom_score_adj=3,
+        hugepage_limits=[HugepageLimit("1GB", 0)],
+        unified={"memory.high": "6"},
+    )
+    record = structs.replace(container(ContainerPhase.RUNNING), resources=before)
+    now = phases.resized(record, asked)
+    assert now.resources == LinuxContainerResources(
+        cpu_shares=200,
+        memory_limit_in_bytes=5,
+        oom_score_adj=900,  # of the process since it started
+        hugepage_limits=[HugepageLimit("2MB", 1), HugepageLimit("1GB", 0)],
+        unified={"memory.high": "6", "memory.min": "1"},
+    )
+    assert phases.resized(now, asked) is now

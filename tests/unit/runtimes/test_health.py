@@ -70,6 +70,21 @@ async def test_what_fails_is_asked_again_until_it_works(monkeypatch: pytest.Monk
     assert handlers["good"].asked == 1
 
 
+async def test_what_does_not_end_gets_longer_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to PATIENCE; what ends works from then on."""
+    given = []
+
+    async def probe(handler: Handler, deadline: float) -> Probe:
+        given.append(deadline)
+        return WORKS if deadline > 40 else FAILS
+
+    monkeypatch.setattr(module, "probe", probe)
+    health = Health({"x": Fake(FAILS)})
+    while not health.probe("x").works:
+        await health.refresh(["x"])
+    assert given == [module.DEADLINE, 20, 40, module.PATIENCE]
+
+
 async def test_what_fails_is_asked_ever_more_rarely() -> None:
     health = Health({"x": Fake(FAILS)})
     waits = []

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sqlite3
@@ -116,6 +117,22 @@ def test_a_checkpoint_folds_the_log(path: str) -> None:
     assert os.path.getsize(path + "-wal") == 0
     db.put("pods", "after", b"x")
     assert len(db.rows("pods")) == 101
+    db.close()
+
+
+def test_a_checkpoint_writes_before_it_locks_writers_out(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TRUNCATE alone would hold the event loop up for as long as the disk takes."""
+    db = Database(path)
+    said: list[str] = []
+
+    class Connection(sqlite3.Connection):
+        def execute(self, sql: str, *parameters: object) -> sqlite3.Cursor:
+            said.append(sql)
+            return super().execute(sql, *parameters)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, factory=Connection))
+    db.checkpoint()
+    assert said == ["PRAGMA wal_checkpoint(PASSIVE)", "PRAGMA wal_checkpoint(TRUNCATE)"]
     db.close()
 
 

@@ -59,6 +59,9 @@ class Runtime:
                     raise
         return pb.StopContainerResponse()
 
+    async def ExecSync(self, request: pb.ExecSyncRequest) -> pb.ExecSyncResponse:  # noqa: N802
+        return pb.ExecSyncResponse()
+
     async def StreamContainers(self, request: pb.StreamContainersRequest) -> AsyncIterator[bytes]:  # noqa: N802
         for id in ("a", "b"):
             yield pb.StreamContainersResponse(containers=[pb.Container(id=id)]).SerializeToString()
@@ -154,6 +157,9 @@ async def test_one_line_per_call(channel: grpc.aio.Channel, caplog: pytest.LogCa
     request = pb.StopContainerRequest(container_id="c1")
     await call(channel, "RuntimeService/StopContainer", request, pb.StopContainerResponse)
     await call(channel, "RuntimeService/Version", pb.VersionRequest(), pb.VersionResponse)
+    await call(
+        channel, "RuntimeService/ExecSync", pb.ExecSyncRequest(container_id="c1"), pb.ExecSyncResponse
+    )  # a probe
     (record,) = [r for r in caplog.records if r.name == "ropewalk.wire.grpc"]
     facts = record.__dict__
     assert (facts["method"], facts["container"], facts["code"]) == ("StopContainer", "c1", "OK")

@@ -428,7 +428,7 @@ class Driver(handler.Handler):
             raise WrongState(f"container {ids.short(id)} is not running: its log cannot be reopened")
         if path and logger is not None:
             with oci.explained(id):
-                await logfile.reopen(path, writer=logger.pid, control=own.path("ctl"))
+                await logfile.reopen(path, writer=logger.pid, started=logger.start, control=own.path("ctl"))
 
     # Undoing
 

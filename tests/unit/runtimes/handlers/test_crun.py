@@ -60,3 +60,30 @@ def test_it_is_built_without_its_programs(tmp_path: Path) -> None:
     assert handler.capabilities.boundary is Boundary.NAMESPACES
     refusals.check(handler, PodSpec())  # it honours every field
     assert sorted(path.name for path in tmp_path.iterdir()) == ["consoles", "containers", "exits", "runtimes"]
+
+
+@pytest.mark.parametrize(
+    ("left", "code", "pod", "oom"),
+    [
+        ("oom", 137, 0, True),
+        ("oom", 1, 0, True),  # one of its processes was killed, and it gave up
+        ("spared", 137, 5, False),  # somebody killed it while another container of the pod met the OOM killer
+        ("", 137, 5, True),  # the monitor does not know: the pod's count has grown
+        ("", 137, 3, False),
+        ("", 1, 5, False),
+    ],
+)
+async def test_whom_the_oom_killer_met_when_the_scope_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str, code: int, pod: int, *, oom: bool
+) -> None:
+    """systemd has removed the cgroup with its count; the pod had 3 before this container."""
+    handler = crun.Handler(crun.Config(), Node(str(tmp_path), cgroup.detect()))
+    scope = "/kubepods.slice/pod.slice/cri-containerd-c1.scope"
+    monkeypatch.setattr(handler.cgroups, "oom_kills", {os.path.dirname(scope): pod}.get)
+    own = bundle.Bundle(str(tmp_path / "containers" / "c1"))
+    own.make(bundle.Record(runtime="crun", cgroup=scope, pod_ooms=3))
+    if left:
+        Path(own.path(left)).touch()
+    handler.monitor.record("c1", code)
+    seen = await handler.wait("c1", Task(pid=2**31 - 1, pid_start=0), scope)
+    assert (seen.code, seen.oom) == (code, oom)

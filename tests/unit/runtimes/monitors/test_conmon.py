@@ -26,11 +26,12 @@ def test_the_whole_command_line() -> None:
     ]
 
 
-def test_what_conmon_saw_of_the_oom_killer(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("left", "met"), [("oom", True), ("spared", False), ("", None)])
+def test_what_a_monitor_saw_of_the_oom_killer(tmp_path: Path, left: str, met: bool | None) -> None:
     own = conmon.Conmon("conmon", exits=str(tmp_path), sockets="", cgroups=cgroup.detect())
-    assert not own.met_oom(str(tmp_path))
-    (tmp_path / "oom").touch()
-    assert own.met_oom(str(tmp_path))
+    if left:
+        (tmp_path / left).touch()
+    assert own.met_oom(str(tmp_path)) is met
 
 
 @pytest.mark.parametrize(

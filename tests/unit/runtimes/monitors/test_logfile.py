@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ropewalk.errors import Invalid, Kind, RopewalkError, WrongState
+from ropewalk.linux import process
 from ropewalk.runtimes.monitors import logfile
 
 
@@ -47,6 +48,12 @@ class Conmon:
         self.log = os.open(f"{self.path}.tmp", os.O_WRONLY | os.O_TRUNC | os.O_CREAT, 0o600)
         os.rename(f"{self.path}.tmp", self.path)
 
+    async def reopen(self, writer: int = 0) -> None:
+        """`writer`: a process that takes no commands, instead of this one."""
+        pid = writer or os.getpid()
+        started = process.start_time(pid) or 0
+        await logfile.reopen(str(self.path), writer=pid, started=started, control=str(self.control))
+
     def close(self) -> None:
         os.close(self.reader)
         os.close(self.log)
@@ -56,12 +63,12 @@ async def test_it_returns_when_the_new_file_is_there(tmp_path: Path) -> None:
     conmon = Conmon(tmp_path)
     asyncio.get_running_loop().add_reader(conmon.reader, conmon.obey)
     os.rename(conmon.path, tmp_path / "0.log.1")
-    await logfile.reopen(str(conmon.path), writer=os.getpid(), control=str(conmon.control))
+    await conmon.reopen()
     assert os.path.samestat(os.fstat(conmon.log), os.stat(conmon.path))
     assert stat.S_IMODE(conmon.path.stat().st_mode) == 0o640
     assert not (tmp_path / "0.log.tmp").exists()
     os.write(conmon.log, b"kept\n")
-    await logfile.reopen(str(conmon.path), writer=os.getpid(), control=str(conmon.control))  # it is that file already
+    await conmon.reopen()  # it is that file already
     assert conmon.path.read_text() == "kept\n"
     asyncio.get_running_loop().remove_reader(conmon.reader)
     conmon.close()
@@ -74,7 +81,7 @@ async def test_a_planted_temporary_link_is_not_followed(tmp_path: Path) -> None:
     os.symlink(victim, f"{conmon.path}.tmp")
     os.unlink(conmon.path)
     asyncio.get_running_loop().add_reader(conmon.reader, conmon.obey)
-    await logfile.reopen(str(conmon.path), writer=os.getpid(), control=str(conmon.control))
+    await conmon.reopen()
     assert victim.read_text() == "untouched"
     asyncio.get_running_loop().remove_reader(conmon.reader)
     conmon.close()
@@ -85,9 +92,23 @@ async def test_without_an_answer_no_file_is_left(tmp_path: Path, monkeypatch: py
     os.unlink(conmon.path)
     monkeypatch.setattr(logfile, "REOPEN_SECONDS", 0.01)
     with pytest.raises(RopewalkError) as caught:
-        await logfile.reopen(str(conmon.path), writer=os.getpid(), control=str(conmon.control))
+        await conmon.reopen()
     assert caught.value.kind is Kind.TIMEOUT
     conmon.close()
     with pytest.raises(WrongState):
-        await logfile.reopen(str(conmon.path), writer=os.getpid(), control=str(conmon.control))
+        await conmon.reopen()
     assert sorted(os.listdir(tmp_path)) == ["ctl"]
+
+
+async def test_a_writer_that_ends_is_not_waited_for(tmp_path: Path) -> None:
+    """It has read the command, or never will."""
+    conmon = Conmon(tmp_path)
+    os.unlink(conmon.path)
+    ending = await asyncio.create_subprocess_exec("sleep", "100")
+    asyncio.get_running_loop().add_reader(conmon.reader, ending.kill)
+    with pytest.raises(WrongState, match="ended"):
+        await conmon.reopen(ending.pid)
+    asyncio.get_running_loop().remove_reader(conmon.reader)
+    await ending.wait()
+    assert sorted(os.listdir(tmp_path)) == ["ctl"]
+    conmon.close()
