@@ -13,7 +13,9 @@ import pytest
 from ropewalk.linux import orphans, process
 from ropewalk.runtimes.handler import Handler
 from tests.contract import handlers
+from tests.contract.benches import Bench
 from tests.fakes.boxes import Place
+from tests.fakes.shim import Behaviour
 
 
 @pytest.fixture
@@ -48,3 +50,18 @@ async def handler(handler_name: str, place: Place) -> AsyncIterator[Handler]:
     await handler.sweep(set())
     await handler.close()
     assert place.found() == []
+
+
+@pytest.fixture
+async def bench(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
+    """Whatever a test left is swept, and nothing is left then."""
+    bench = Bench(place, tmp_path)
+    yield bench
+    monkeypatch.undo()
+    if bench.program.name:
+        bench.behave(Behaviour())
+    for handler in bench.handlers:
+        await handler.sweep(set())
+        await handler.close()
+    assert place.found() == []
+    assert [pid for pid in process.find(os.fsencode(bench.program)) if process.command_line(pid)] == []

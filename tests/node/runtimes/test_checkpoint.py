@@ -185,6 +185,7 @@ async def test_a_counter_goes_on(
     assert archive.stat().st_mode & 0o777 == 0o600
     assert os.listdir(tmp_path) == ["checkpoint.tar"]
     assert os.listdir(node.root / "checkpoints") == []
+    assert (node.root / "checkpoints").stat().st_mode & 0o777 == 0o700
     at = await counted(client, id)
     await reaches(client, id, at + 5)  # it runs on
     assert await fetched(await sandbox.ip()) == b"served\n"
