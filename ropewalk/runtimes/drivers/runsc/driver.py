@@ -176,7 +176,7 @@ class Driver(oci.Driver):
         """A cgroup of its own would stay empty: what works for it is in the pod's."""
         return {**spec, "linux": {name: value for name, value in spec["linux"].items() if name != "cgroupsPath"}}
 
-    def created(self, plan: ContainerPlan | PodPlan) -> None:
+    def created(self, plan: ContainerPlan | PodPlan, given: dict[str, Any]) -> None:
         if isinstance(plan, ContainerPlan) and plan.checkpoint:
             paths.write_atomic(self._bundle(plan.id).path(checkpoints.RESTORED), b"", 0o600)
 
