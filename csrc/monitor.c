@@ -579,7 +579,7 @@ static _Noreturn void run_logger(char **pairs) {
     if (!log) errx(1, "no log");
     set_up_process(6);
     if (directory && chdir(directory) < 0) err(1, "%s", directory);
-    if (directory) set_up_files(log);
+    if (directory) set_up_files(*log ? log : NULL);
     else if ((journal.fd = open_log(log)) < 0) err(1, "%s", log);
     for (int about = STDOUT; about <= STDERR; about++) {
         fds[about] = about + 2;

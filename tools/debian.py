@@ -65,9 +65,9 @@ def download(into: Path, *packages: str) -> dict[str, Path]:
     return {path.name.partition("_")[0]: path for path in into.glob("*.deb")}
 
 
-def download_newer(into: Path, suite: str, *packages: str) -> dict[str, Path]:
-    """Likewise `packages` of another suite, without what they depend on, from the mirror that this machine uses.
-    RuntimeError if it has none, or does not serve that suite."""
+def download_newer(into: Path, suite: str, *packages: str, whole: bool = False) -> dict[str, Path]:
+    """Likewise `packages` of another suite, from the mirror that this machine uses; `whole`: with all that they depend
+    on. RuntimeError if it has no mirror, or that does not serve the suite."""
     listed = run("apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)", "Origin: Debian")
     mirrors = [uri for uri, release in map(str.split, listed.splitlines()) if release.isalpha()]
     if not mirrors:
@@ -90,6 +90,9 @@ def download_newer(into: Path, suite: str, *packages: str) -> dict[str, Path]:
     }
     command = ["apt-get", "-q", "-y", *(part for key, value in settings.items() for part in ("-o", f"{key}={value}"))]
     run(*command, "update")
+    if whole:
+        run(*command, "--no-install-recommends", "--download-only", "install", *packages)
+        return {path.name.partition("_")[0]: path for path in (into / "archives").glob("*.deb")}
     for package in packages:
         done = subprocess.run([*command, "download", package], cwd=into, capture_output=True, text=True, check=False)
         if done.returncode != 0:

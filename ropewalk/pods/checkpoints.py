@@ -75,6 +75,9 @@ class Checkpoints:
     def _path(self, name: str) -> str:
         return os.path.join(self._directory, name)
 
+    def _make_directory(self) -> None:
+        os.makedirs(self._directory, mode=0o700, exist_ok=True)  # most nodes never need it
+
     # Saving.
 
     async def check(self, container: Container) -> None:
@@ -93,7 +96,8 @@ class Checkpoints:
         self._saving.add(name)
         try:
             async with asyncio.timeout(timeout or SECONDS):
-                os.makedirs(self._path(name), mode=0o700)  # and what is above
+                self._make_directory()
+                os.mkdir(self._path(name), mode=0o700)
                 steps.checkpoint("checkpoint:begun")
                 await handler.checkpoint(container.id, container.task, self._path(name))
                 steps.checkpoint("checkpoint:saved")
@@ -140,8 +144,10 @@ class Checkpoints:
         if not is_archive(path):
             return ""
         directory, allowed = self._path(container.id), self._config.restore_from
-        os.makedirs(self._directory, mode=0o700, exist_ok=True)
-        await self._offload.call(archives.unpack, path, allowed, f"{directory}{PART}", timeout=None)
+        self._make_directory()
+        found = await self._offload.call(archives.unpack, path, allowed, f"{directory}{PART}", timeout=None)
+        if (found.name, found.ropewalk.image_id) != (container.spec.metadata.name, container.image_id):
+            raise WrongState(f"{path} is another checkpoint than before", hint="try again")
         os.rename(f"{directory}{PART}", directory)
         steps.checkpoint("checkpoint:unpacked")
         self._restoring.add(container.pod_id)

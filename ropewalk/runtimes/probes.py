@@ -10,6 +10,7 @@ from ropewalk.errors import RopewalkError
 from ropewalk.linux import process, spawn
 from ropewalk.runtimes import handler, measures, trial
 from ropewalk.runtimes.drivers import init, oci
+from ropewalk.runtimes.drivers.shim import advice
 from ropewalk.runtimes.drivers.shim import driver as shims
 from ropewalk.runtimes.handler import Level
 
@@ -75,9 +76,8 @@ async def _try_shim(driver: shims.Driver) -> handler.Probe:
         async with trial.running(driver, trial.build_spec()) as task:
             alive = process.is_alive(task.pid, task.pid_start)
     except RopewalkError as error:
-        return handler.Probe(
-            Level.PRESENT, version, "; ".join([error.message, *getattr(error, "__notes__", ())]), error.hint
-        )
+        evidence = "; ".join([error.message, *getattr(error, "__notes__", ())])
+        return handler.Probe(Level.PRESENT, version, evidence, error.hint or advice.advise(evidence))
     known = driver.binary.known()
     dialect = f", start protocol {known.dialect.value}" if known is not None else ""
     if not alive:

@@ -11,6 +11,8 @@ from msgspec import structs
 from ropewalk.errors import Kind, RopewalkError, Unsupported
 from ropewalk.linux import process
 from ropewalk.runtimes import refusals
+from ropewalk.runtimes.drivers.runsc import checkpoints
+from ropewalk.runtimes.drivers.runsc import driver as runsc
 from ropewalk.runtimes.handler import ContainerPlan, Handler, Task
 from ropewalk.spec.container import ContainerSpec
 from ropewalk.spec.pod import PodSpec
@@ -142,6 +144,43 @@ async def test_an_abandoned_save_harms_nothing(handler: Handler, place: Place) -
         await asyncio.wait([saving])
         await says(box, counted(box)[-1])
     await box.delete()
+
+
+async def test_one_that_lives_beside_it_is_in_the_way(handler: Handler, place: Place) -> None:
+    """The pods' part refuses before; no handler may lose a container by it."""
+    handlers.needs(handler, "checkpoint")
+    box = await boxes.run(handler, named(place.plan("sh", "-c", COUNT), "main"))
+    beside = structs.replace(place.plan("sleep", "600"), pod_id=box.plan.pod_id, pod=box.plan.pod)
+    other = Box(handler, beside, await handler.create(beside))
+    await other.start()
+    os.mkdir(f"{place.logs}/saved")
+    with pytest.raises(RopewalkError, match="cannot delete container that is not stopped"):
+        await handler.checkpoint(box.id, box.task, f"{place.logs}/saved")
+    assert (await other.exec("echo", "alive")).stdout == b"alive\n"
+    await handler.delete(other.id, other.plan.cgroup)
+    await handler.checkpoint(box.id, box.task, f"{place.logs}/saved")
+    await box.delete()
+
+
+async def test_one_of_several_does_not_start_alone(handler: Handler, place: Place) -> None:
+    """What `runsc checkpoint` by hand makes of a pod with two; its `restore` says that all is well."""
+    handlers.needs(handler, "checkpoint")
+    assert isinstance(handler, runsc.Driver)
+    box = await boxes.run(handler, named(place.plan("sh", "-c", COUNT), "main"))
+    beside = structs.replace(place.plan("sleep", "600"), pod_id=box.plan.pod_id, pod=box.plan.pod)
+    other = Box(handler, named(beside, "other"), await handler.create(named(beside, "other")))
+    await other.start()
+    directory = f"{place.logs}/saved"
+    os.mkdir(directory)
+    await checkpoints.save(handler.command, box.plan.pod_id, directory)
+    await handler.delete(other.id, other.plan.cgroup)
+    await box.delete()
+    alone = await restored(handler, place, directory)
+    with pytest.raises(RopewalkError, match="it was saved together with others") as caught:
+        await alone.start()
+    assert caught.value.kind is Kind.INVALID
+    await alone.kill()
+    await alone.delete()
 
 
 async def test_who_cannot_says_so(handler: Handler) -> None:

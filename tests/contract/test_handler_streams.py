@@ -13,7 +13,7 @@ from ropewalk.linux import process
 from ropewalk.runtimes import streams
 from ropewalk.runtimes.handler import Handler
 from ropewalk.runtimes.streams import STDERR, STDOUT
-from tests.fakes.boxes import Box, Place, run
+from tests.fakes.boxes import Box, Place, create, run
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -122,8 +122,6 @@ async def test_a_command_that_is_not_there_is_the_callers_error(opened: Opener, 
 
 
 async def test_attached_from_the_start_everything_is_seen(handler: Handler, place: Place) -> None:
-    from tests.fakes.boxes import create
-
     box = await create(handler, place.plan("sh", "-c", "read x; echo got $x; echo err >&2; exit 5", stdin=True))
     one = await handler.attach(box.id, box.task)
     await box.start()
@@ -132,6 +130,26 @@ async def test_attached_from_the_start_everything_is_seen(handler: Handler, plac
     assert await one.exit() == 5
     await one.close()
     assert sorted(box.log()) == [("stderr", "F", "err"), ("stdout", "F", "got word")]
+
+
+@pytest.mark.parametrize("tty", [False, True])
+async def test_attached_without_a_log(handler: Handler, place: Place, tty: bool) -> None:
+    box = await create(handler, place.plan("sh", "-c", "read x; echo got $x", tty=tty, stdin=True, log=False))
+    one = await handler.attach(box.id, box.task)
+    await box.start()
+    await one.write(b"word\n")
+    assert b"got word" in (await everything(one))[STDOUT]
+    assert await one.exit() == 0
+    await one.close()
+
+
+async def test_an_input_that_ends_with_its_first_attacher(handler: Handler, place: Place) -> None:
+    box = await run(handler, place.plan("cat", stdin=True, stdin_once=True))
+    one = await handler.attach(box.id, box.task)
+    await one.write(b"word\n")
+    assert (await everything(one, b"word\n"))[STDOUT] == b"word\n"
+    await one.close()
+    assert (await box.wait()).code == 0
 
 
 async def test_an_attachers_leave_is_no_end(handler: Handler, place: Place) -> None:

@@ -3,52 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import random
-import signal
+import shutil
 import stat
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ropewalk.errors import WrongState
 from ropewalk.linux import process
-from ropewalk.runtimes.monitors import choice
-from ropewalk.runtimes.monitors.monitor import Monitor, RuntimeFailed
-from tests.fakes.monitored import Line, Script, read_all, written
+from ropewalk.runtimes.monitors.monitor import RuntimeFailed
+from tests.fakes.monitored import Line, Maker, read_all, written
 
-Maker = Callable[..., Script]
 pytestmark = pytest.mark.timeout(60)
-
-
-@pytest.fixture(params=["ropewalk-monitor", "conmon"])
-def monitor(request: pytest.FixtureRequest, tmp_path: Path) -> Monitor:
-    fake: Any = type("Cgroups", (), {"controllers": lambda self: frozenset()})()
-    for name in ("exits", "consoles"):
-        (tmp_path / name).mkdir()
-    return choice.make(request.param, exits=str(tmp_path / "exits"), sockets=str(tmp_path / "consoles"), cgroups=fake)
-
-
-@pytest.fixture
-async def script(monitor: Monitor, tmp_path: Path) -> AsyncIterator[Maker]:
-    """`script(payload, files={}, **options of Launch)`; no process of it outlives the test."""
-    made: list[Script] = []
-
-    def make(payload: str, files: dict[str, str] | None = None, **options: Any) -> Script:
-        made.append(Script(monitor, tmp_path, payload, files or {}, **options))
-        return made[-1]
-
-    yield make
-    for one in made:
-        with contextlib.suppress(ProcessLookupError):
-            if one.task.pid:
-                os.killpg(one.task.pid, signal.SIGKILL)
-        for pid in process.find(os.fsencode(one.bundle)):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(("end", "code"), [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", 137), ("kill -TERM $$", 143)])
@@ -110,6 +78,11 @@ async def test_a_process_left_behind_does_not_delay_the_end(script: Maker) -> No
     async with asyncio.timeout(10):
         while process.command_line(left) != [b"sleep", b"50"]:  # it may not have come to its exec yet
             await asyncio.sleep(0.01)
+
+
+async def test_what_is_left_behind_may_write_for_ever(script: Maker) -> None:
+    one = script("yes & yes >&2 & exit 4")
+    assert await one.run() == 4
 
 
 async def test_a_container_may_close_its_streams(script: Maker) -> None:
@@ -176,6 +149,22 @@ async def test_standard_input_survives_attachers(script: Maker) -> None:
     assert await one.end() == 0
 
 
+async def test_input_waits_for_a_container_that_does_not_read(script: Maker) -> None:
+    one = script("read x; echo ready; sleep 0.5; wc -c", stdin=True, stdin_once=True)
+    await one.create()
+    await one.start()
+    first, second = one.attach(), one.attach()
+    await first.write(b"\n")
+    await one.logged(b"ready")
+    writing = [asyncio.ensure_future(some.write(b"x" * 300_000)) for some in (first, second)]
+    await asyncio.gather(*writing)
+    await first.close_stdin()
+    assert await one.end() == 0
+    assert int(written(one.log()).split()[-1]) >= 300_000
+    await first.close()
+    await second.close()
+
+
 async def test_without_standard_input_it_is_empty(script: Maker) -> None:
     one = script("cat; test -c /dev/stdin && exit 3")
     assert await one.run() == 3
@@ -229,6 +218,19 @@ async def test_rotation_loses_nothing(script: Maker) -> None:
     lines = [line for path in (*files, one.log_path) for line in one.log(path)]
     assert written(lines) == "".join(f"{number}\n" for number in range(1, 400001)).encode()
     assert stat.S_IMODE(one.log_path.stat().st_mode) == 0o640
+
+
+async def test_a_removed_log_directory_is_borne(script: Maker) -> None:
+    one = script("read x; echo line; exit 4", stdin=True)
+    await one.create()
+    await one.start()
+    shutil.rmtree(one.log_path.parent)
+    with pytest.raises(FileNotFoundError):
+        await one.reopen()
+    attached = one.attach()
+    await attached.write(b"\n")
+    assert await one.end() == 4
+    await attached.close()
 
 
 async def test_a_log_path_that_is_a_link_is_not_followed_on_rotation(script: Maker, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from ropewalk.runtimes.streams import STDERR, STDOUT
 from tests.fakes import runtime
 
 LINE = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9})(Z|[+-]\d\d:\d\d) (stdout|stderr) ([FP]) (.*)", re.DOTALL)
+Maker = Callable[..., "Script"]
 STREAMS = {STDOUT: "stdout", STDERR: "stderr"}
 
 

@@ -43,6 +43,7 @@ class Behaviour(Struct, frozen=True):
     groups: bool = True
     sandbox: bool = False
     faults: dict[str, str] = {}
+    info: str = ""  # the version that `-info` tells
     oom: bool = False  # say so before each end
     reordered: bool = False  # the end is told before the start
     stays: bool = False  # whatever Shutdown asks
@@ -91,12 +92,23 @@ def main() -> None:
     program = Program()
     if program.flags.get("-v") or sys.argv[1:] == ["-v"]:
         print("containerd-shim-fake-v2:\n  Version:  0.1")
+    elif sys.argv[1:] == ["-info"]:
+        info(program)
     elif program.verb == "start":
         start(program)
     elif program.verb == "delete":
         delete(program)
     else:
         asyncio.run(Shim(program).run())
+
+
+def info(program: Program) -> None:
+    """Those of before containerd 2.0 have no such flag."""
+    if not program.behaviour.info:
+        sys.exit(2)
+    answer = pb.RuntimeInfo(name="io.containerd.fake.v2")
+    answer.version.version = program.behaviour.info
+    sys.stdout.buffer.write(answer.SerializeToString())
 
 
 def start(program: Program) -> None:

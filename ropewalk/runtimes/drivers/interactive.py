@@ -151,7 +151,12 @@ async def start(
             listener = stack.enter_context(_listen(console))
             flags = (*options, "--console-socket", console)
             child = await _run(runtime, id, description, pid_file, (None, None, None), *flags)
-            master = _receive(listener, id)
+            try:
+                master = _receive(listener, id)
+            except BaseException:  # nobody gets it: it and its descriptor go now
+                child.kill()
+                await child.wait()
+                raise
             made = Interactive(master, {master: STDOUT}, tty=True)
         else:
             (theirs_in, ours_in), (out, theirs_out), (err, theirs_err) = os.pipe(), os.pipe(), os.pipe()

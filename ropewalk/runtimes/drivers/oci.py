@@ -96,7 +96,8 @@ class Driver(handler.Handler):
             steps.checkpoint("bundle:mounted")
             if plan.log_path:
                 logfile.prepare(plan.log_path)
-            own.write(encode(self.adapt(scope.place(spec, plan.cgroup)), own.rootfs))
+            given = self.adapt(scope.place(spec, plan.cgroup))
+            own.write(encode(given, own.rootfs))
             steps.checkpoint("bundle:written")
             try:
                 task = await self.monitor.create(self.launch(plan, own))
@@ -104,7 +105,7 @@ class Driver(handler.Handler):
                 raise command.failure(plan.id, "create", own.read_error() or first_line(str(error))) from None
             steps.checkpoint("monitor:created")
             own.write_task(task)
-            self.created(plan)
+            self.created(plan, given)
         return task
 
     def launch(self, plan: ContainerPlan, own: bundle.Bundle) -> monitor.Launch:
@@ -125,8 +126,8 @@ class Driver(handler.Handler):
         """What this runtime is given for `spec`; a handler may add what only its runtime understands."""
         return spec
 
-    def created(self, plan: ContainerPlan | PodPlan) -> None:
-        """The runtime has made a container of it; a handler may learn from that."""
+    def created(self, plan: ContainerPlan | PodPlan, given: dict[str, Any]) -> None:
+        """The runtime has made a container of what `adapt` gave it; a handler may learn from that."""
 
     def needs_pod(self, pod: PodSpec) -> bool:
         """Only a shared PID namespace needs a process: a tiny init that holds it and reaps."""
@@ -145,14 +146,15 @@ class Driver(handler.Handler):
             rootfs = init.ensure_rootfs(self.node.state, self.catatonit)
             if os.statvfs(rootfs).f_flag & os.ST_NOEXEC:
                 rootfs = own.show(rootfs, apart=self.apart)
-            own.write(encode(self.adapt(scope.place(plan.spec, plan.cgroup)), rootfs))
+            given = self.adapt(scope.place(plan.spec, plan.cgroup))
+            own.write(encode(given, rootfs))
             steps.checkpoint("init:written")
             verb = ("run", "--detach", "--bundle", own.directory, "--pid-file", own.pid_file, plan.id)
             await self.command.run(plan.id, *verb, timeout=START_SECONDS, flags=scope.flags(plan.cgroup))
             steps.checkpoint("init:running")
             task = own.read_init()
             own.write_task(task)
-            self.created(plan)
+            self.created(plan, given)
         return task
 
     async def start(self, id: str, task: Task) -> None:

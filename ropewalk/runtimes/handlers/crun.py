@@ -39,9 +39,11 @@ class Handler(oci.Driver):
             shutil.rmtree(os.path.join(self.root, ".cache", "seccomp"), ignore_errors=True)
         return given
 
-    def created(self, plan: ContainerPlan | PodPlan) -> None:
+    def created(self, plan: ContainerPlan | PodPlan, given: dict[str, Any]) -> None:
+        if filters.is_attached(given):
+            return
         compiled = os.path.join(self.root, plan.id, "seccomp.bpf")
-        self.filters.learn(plan.spec, compiled, self.filters.compiler(self.command.source))
+        self.filters.learn(given, compiled, self.filters.compiler(self.command.source))
 
     def spec(self, id: str) -> dict[str, Any]:
         return filters.detach(super().spec(id))

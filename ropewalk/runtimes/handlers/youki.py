@@ -6,11 +6,12 @@ import os
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from ropewalk.runtimes import handler, probes
-from ropewalk.runtimes.drivers import oci
-from ropewalk.runtimes.handler import Capabilities, Node, Probe
+from ropewalk.runtimes.drivers import bundle, oci
+from ropewalk.runtimes.handler import Capabilities, ContainerPlan, Node, Probe
+from ropewalk.runtimes.monitors import monitor
 
 
 class Config(handler.Config, frozen=True):
@@ -44,6 +45,11 @@ class Handler(oci.Driver):
         if not process.get("noNewPrivileges"):
             process.pop("noNewPrivileges", None)
         return {**spec, "process": process}
+
+    def launch(self, plan: ContainerPlan, own: bundle.Bundle) -> monitor.Launch:
+        """It makes a link to what it is told in a directory of its own (crates/libcontainer/src/tty.rs), so that must
+        be the whole path, of any length."""
+        return structs.replace(super().launch(plan, own), console=own.path("console"))
 
     def is_started(self, id: str) -> bool:
         try:

@@ -36,6 +36,7 @@ class Launch(Struct, frozen=True):
     log_path: str = ""  # an existing file; "" discards output
     memory_events: str = ""  # cgroup v2: that file of the container's cgroup
     tty: bool = False
+    console: str = "console"  # a terminal's socket, as the runtime is told: in the bundle, where it is started
     stdin: bool = False
     stdin_once: bool = False
     start_argv: list[str] = field(default_factory=list)

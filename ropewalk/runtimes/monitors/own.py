@@ -96,7 +96,7 @@ def arguments(path: str, exits: str, launch: monitor.Launch) -> list[str]:
     create = [*launch.runtime, "create", "--bundle", launch.bundle]
     create += ["--pid-file", os.path.join(launch.bundle, "pid")]
     if launch.tty:
-        create += ["--console-socket", "console"]  # below the monitor's directory: the whole path may be too long
+        create += ["--console-socket", launch.console]  # the whole path may be too long for a socket
     create.append(launch.id)
     undo = [*launch.runtime, "delete", "--force", launch.id]
     flags = "t" * launch.tty + "i" * launch.stdin + "o" * launch.stdin_once

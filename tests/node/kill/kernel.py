@@ -123,8 +123,7 @@ def said(line: str) -> str:
     return b" ".join([b":", *process.command_line(pid_in(line))]).decode(errors="replace")[:250]
 
 
-def is_monitor(pid: int) -> bool:
-    argv = process.command_line(pid)
+def is_monitor(argv: list[bytes]) -> bool:
     return bool(argv) and os.path.basename(argv[0]) in (b"ropewalk-monitor", b"conmon")
 
 

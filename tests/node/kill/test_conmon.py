@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from tests.node.kill import killable
-from tests.node.kill.test_random import test_two_hundred_kills_leave_nothing  # noqa: F401 (pytest finds it here, too)
+import pytest
+
+from tests.node.kill import killable, randomly
 
 NODE_CLASS = killable.Node
 NODE_CONFIG = "ready = 0\n"  # [network]
 NODE_ENVIRONMENT = {"ROPEWALK_RUNTIMES_CRUN_MONITOR": "conmon"}
+
+
+@pytest.mark.timeout(900)
+async def test_kills_leave_nothing(node: killable.Node) -> None:
+    await randomly.leave_nothing(node, "crun", randomly.of_oci(node, "crun"), randomly.kills(200))

@@ -83,7 +83,7 @@ async def test_start_after_a_timeout_runs_once(node: killable.Node) -> None:
 def monitors(node: killable.Node, state: str = "") -> list[int]:
     """This node's monitors, those in a state of /proc/PID/stat if it is given."""
     pids = [kernel.pid_in(line) for line in kernel.processes(node)]
-    mine = [pid for pid in pids if kernel.is_monitor(pid)]
+    mine = [pid for pid in pids if kernel.is_monitor(process.command_line(pid))]
     return [pid for pid in mine if (seen := process.stat(pid)) is not None and seen.state in (state or seen.state)]
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from ropewalk.client import cri, values
 from ropewalk.errors import Kind, RopewalkError
-from ropewalk.spec.container import ContainerMetadata
+from ropewalk.spec.container import ContainerMetadata, Mount
 from ropewalk.spec.image import ImageSpec
 from tests.node.conftest import PodRunner
 from tools import gvisor, images, workload
@@ -58,6 +58,33 @@ async def test_what_cannot_is_refused_by_name(client: cri.Client, run_pod: PodRu
         assert "newer can" in str(caught.value)
         assert (await client.container_status(id)).state is values.ContainerState.RUNNING
     assert os.listdir(tmp_path) == []
+
+
+async def test_what_has_ended_is_no_part_of_it(
+    client: cri.Client, sandbox: workload.Pod, run_pod: PodRunner, tmp_path: Path
+) -> None:
+    """Containers that initialise a pod; volumes are those of the pod that it is restored to."""
+    init = await sandbox.start("init", "sh", "-c", "exit 3")
+    assert (await sandbox.exited(init)).exit_code == 3
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "whose").write_text(name)
+    loop = f"cat /volume/whose; {COUNT}"
+    id = await sandbox.start("main", "sh", "-c", loop, mounts=[Mount("/volume", str(tmp_path / "one"))])
+    await reaches(client, id, 3)
+    await client.checkpoint(id, str(tmp_path / "a.tar"))
+    other = await run_pod(runtime_handler="newer")
+    early = await other.start("init", "sh", "-c", "exit 4")
+    assert (await other.exited(early)).exit_code == 4
+    mounts = [Mount("/volume", str(tmp_path / "two"))]
+    restored = await other.start("main", reference=str(tmp_path / "a.tar"), mounts=mounts)
+    await reaches(client, restored, 5)
+    assert (await client.exec_sync(restored, ["cat", "/volume/whose"])).stdout == b"two"
+    assert (await client.container_status(early)).exit_code == 4
+    await client.remove(early)
+    assert (await client.pod_status(other.id)).state is values.PodSandboxState.READY
+    with pytest.raises(RopewalkError, match="has other containers: main"):
+        await other.create("late", reference=str(tmp_path / "a.tar"))
 
 
 async def test_a_dead_restored_sentry_makes_its_pod_not_ready(
@@ -158,6 +185,7 @@ async def test_a_counter_goes_on(
     assert archive.stat().st_mode & 0o777 == 0o600
     assert os.listdir(tmp_path) == ["checkpoint.tar"]
     assert os.listdir(node.root / "checkpoints") == []
+    assert (node.root / "checkpoints").stat().st_mode & 0o777 == 0o700
     at = await counted(client, id)
     await reaches(client, id, at + 5)  # it runs on
     assert await fetched(await sandbox.ip()) == b"served\n"

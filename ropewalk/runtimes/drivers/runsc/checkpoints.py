@@ -25,13 +25,16 @@ from ropewalk import ids, steps
 from ropewalk.errors import NotFound
 from ropewalk.linux import addressing, cgroup, namespaces, paths
 from ropewalk.runtimes.drivers import bundle, command, oci
+from ropewalk.runtimes.drivers.runsc import sentry
 from ropewalk.runtimes.handler import Task
 from ropewalk.spec.pod import LinuxContainerResources
 
 FLAG = "--net-disconnect-ok"
 VERBS = {"checkpoint", "restore"}
 OVERLAY = ("--overlay", "-overlay")  # flags: files that the container wrote may then be the node's, not the Sentry's
+PS_SECONDS = 20.0
 NETWORK, LIMITS = "network.json", "limits.json"  # in the pod's bundle
+RESTORED = "restored"  # in a container's: it goes on from a checkpoint
 
 
 def note_network(own: bundle.Bundle, spec: Mapping[str, Any]) -> None:
@@ -56,6 +59,11 @@ async def save(runtime: command.Command, pod_id: str, directory: str) -> None:
     """Without a deadline of its own; runsc ended in the middle does not end the Sentry, which goes on."""
     verb = ("checkpoint", "--leave-running", "--image-path", directory, pod_id)
     await runtime.run(pod_id, *verb, timeout=0)
+
+
+async def is_whole(runtime: command.Command, pod_id: str) -> bool:
+    """Whether a Sentry goes on: as long as it waits for containers, nothing runs in it, not even the pod's own."""
+    return bool(sentry.parse_table(await runtime.ask(pod_id, "ps", pod_id, timeout=PS_SECONDS)))
 
 
 async def replace(

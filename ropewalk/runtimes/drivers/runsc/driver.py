@@ -28,8 +28,8 @@ import msgspec
 from msgspec import Struct, structs
 
 from ropewalk import ids, steps
-from ropewalk.errors import RopewalkError, Unsupported, WrongState
-from ropewalk.linux import cgroup, mount, process
+from ropewalk.errors import Invalid, RopewalkError, Unsupported, WrongState
+from ropewalk.linux import cgroup, mount, paths, process
 from ropewalk.runtimes import handler, streams
 from ropewalk.runtimes.drivers import bundle, command, init, oci
 from ropewalk.runtimes.drivers.runsc import checkpoints, forward, inside, sentry
@@ -176,6 +176,10 @@ class Driver(oci.Driver):
         """A cgroup of its own would stay empty: what works for it is in the pod's."""
         return {**spec, "linux": {name: value for name, value in spec["linux"].items() if name != "cgroupsPath"}}
 
+    def created(self, plan: ContainerPlan | PodPlan, given: dict[str, Any]) -> None:
+        if isinstance(plan, ContainerPlan) and plan.checkpoint:
+            paths.write_atomic(self._bundle(plan.id).path(checkpoints.RESTORED), b"", 0o600)
+
     def launch(self, plan: ContainerPlan, own: bundle.Bundle) -> monitor.Launch:
         """The Sentry gets the streams at `start`, and knows the exit code."""
         argv = self.command.prefix(own.log)
@@ -193,6 +197,14 @@ class Driver(oci.Driver):
             await self.monitor.start(own.directory, task)
         except monitor.RuntimeFailed as error:
             raise command.failure(id, "start", own.read_error() or oci.first_line(str(error))) from None
+        if os.path.exists(own.path(checkpoints.RESTORED)):
+            await self._require_whole(id)
+
+    async def _require_whole(self, id: str) -> None:
+        """`restore` returns as if all were well while a Sentry waits for more containers. Nothing can live in that."""
+        if not await checkpoints.is_whole(self.command, self._pod(id)):
+            await self.cgroups.kill(self._pod_cgroup(id))
+            raise Invalid(f"container {ids.short(id)}: it was saved together with others, and does not go on alone")
 
     async def signal(self, id: str, task: Task, signum: int) -> None:
         if process.is_alive(task.pid, task.pid_start):
@@ -306,7 +318,12 @@ class Driver(oci.Driver):
         )
 
     async def checkpoint(self, id: str, task: Task, directory: str) -> None:
-        await checkpoints.save(self.command, self._pod(id), directory)
+        """Containers that have ended would be waited for at a restore, so the Sentry forgets them; how they ended is
+        known by then. It refuses to forget one that lives."""
+        pod = self._pod(id)
+        for other in self._members(pod) - {id, pod}:
+            await self.command.run(other, "delete", other, timeout=oci.DELETE_SECONDS)
+        await checkpoints.save(self.command, pod, directory)
 
     async def restore_pod(self, id: str, directory: str) -> Task:
         """Of a pod with a network of its own, which is what refusals.py lets through."""
@@ -320,8 +337,20 @@ class Driver(oci.Driver):
             directory,
             flags=flags,
             mounts=self._start_mounts("sandbox"),
-            forget=self._remove_state,
+            forget=self._forget_all,
         )
+
+    async def _forget_all(self, pod_id: str) -> None:
+        """Of a pod whose Sentry is dead."""
+        for id in self._members(pod_id):
+            await self._remove_state(id)
+
+    def _members(self, pod_id: str) -> set[str]:
+        """Ids that runsc has state of in this pod; its own is among them."""
+        return {
+            os.path.basename(path).partition("_")[0]
+            for path in glob.glob(f"{glob.escape(self.root)}/*_sandbox:{pod_id}.state")
+        }
 
     # Undoing
 

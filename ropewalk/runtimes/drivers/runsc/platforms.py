@@ -106,4 +106,5 @@ async def _try(driver: runsc.Driver) -> str:
     id = trial.new_id(driver)
     async with asyncio.timeout(SECONDS), trial.running(driver, trial.build_spec(), id):
         await driver.command.ask(id, "exec", id, init.PROGRAM, "-V", timeout=SECONDS)
-    return f"ran {init.PROGRAM} on {driver.facts.platform}, with a network of its own"
+    able = "yes" if driver.facts.checkpoint else "no"
+    return f"ran {init.PROGRAM} on {driver.facts.platform}, with a network of its own; checkpoints: {able}"

@@ -205,7 +205,11 @@ class Binary:
             return None
 
     async def version(self) -> str:
-        """What `-v` prints, on one line."""
+        """Its name and version: what `-info` tells since containerd 2.0, else what `-v` prints, on one line. Of
+        Kata the latter is the version of a library."""
+        done = await spawn.run([self.path, "-info"], timeout=VERSION_SECONDS)
+        if not done.code and (told := parse_info(done.stdout)):
+            return f"{os.path.basename(self.path)} {told}"
         done = await spawn.run([self.path, "-v"], timeout=VERSION_SECONDS)
         lines = [line.strip() for line in done.stdout.decode(errors="replace").splitlines() if line.strip()]
         if done.code or not lines:
@@ -259,6 +263,8 @@ class StartFailed(RopewalkError):
     def __init__(self, id: str, path: str, done: spawn.Completed, *, verb: str = "start") -> None:
         said = (done.stderr + b"\n" + done.stdout).decode(errors="replace").strip().splitlines()
         why = said[-1].strip()[:1000] if said else f"exit code {done.code} without a word"
+        if done.code < 0:  # whatever it had said by then
+            why = f"it was ended by signal {-done.code}"
         super().__init__(f"container {ids.short(id)}: `{os.path.basename(path)} {verb}` failed: {why}")
 
 
@@ -284,6 +290,14 @@ def put(cgroups: cgroup.Cgroups, path: str, pid: int) -> None:
         except FileNotFoundError:
             cgroups.make(path, controllers=accounted)
             cgroups.add(path, pid, controllers=accounted)
+
+
+def parse_info(answer: bytes) -> str:
+    """The version in a RuntimeInfo, "" if it is none."""
+    try:
+        return pb.RuntimeInfo.FromString(answer).version.version
+    except DecodeError:
+        return ""
 
 
 def parse_answer(answer: bytes, id: str) -> Endpoint:

@@ -79,13 +79,19 @@ class Connections:
         shim = await task.connect(endpoint, self._namespace)
         try:
             await shim.greet(id)
+            if not shim.pid:
+                raise task.Gone(f"{endpoint.address}: the shim {ids.short(id)} does not tell its pid")
         except BaseException:
             await shim.close()
             raise
-        if not shim.pid:
-            raise task.Gone(f"{endpoint.address}: the shim {ids.short(id)} does not tell its pid")
         self._shims[endpoint.address] = shim
+        shim.client.closed.add_done_callback(lambda _: self._forget(endpoint.address, shim))
         return shim
+
+    def _forget(self, address: str, shim: task.Shim) -> None:
+        """Its connection has ended. A shim that died before its address was written down is dropped by nobody else."""
+        if self._shims.get(address) is shim:
+            del self._shims[address]
 
     async def drop(self, endpoint: Endpoint, owner: str) -> None:
         """It is dead, or will be: let go of what we hold of it."""

@@ -296,7 +296,7 @@ class Driver(handler.Handler):
             own.write(oci.encode(spec, own.rootfs if not self.settings.hand_over else "rootfs"))
             steps.checkpoint("bundle:written")
             self.events.follow(plan.id)
-            paths = stdio.prepare(own, tty=plan.tty, stdin=plan.stdin, output=bool(plan.log_path))
+            paths = stdio.prepare(own, tty=plan.tty, stdin=plan.stdin, once=plan.stdin_once)
             logger = self.loggers.start(plan.id, own, paths, plan.log_path, plan.monitor_cgroup)
             steps.checkpoint("logger:started")
             shim = await self._join(plan, own)
@@ -356,7 +356,8 @@ class Driver(handler.Handler):
             await self.cgroups.kill(cgroup)
 
     async def _kill(self, id: str, signum: int, *, everything: bool) -> None:
-        """By the shim. What is not there, or has ended, is none of its refusals that we know by code."""
+        """By the shim. What is not there, or has ended, is none of its refusals that we know by code. Where only a shim
+        that hangs could end a container, SIGKILL is its own."""
         own = self.bundle(id)
         if own.read_ended() is not None:
             return
@@ -364,11 +365,17 @@ class Driver(handler.Handler):
             shim = await self.reach(own, id)
             try:
                 await shim.kill(id, signum, everything=everything)
-            except RopewalkError:
-                if (await shim.state(id)).status != pb.STOPPED:
+            except RopewalkError as error:
+                if error.kind is Kind.TIMEOUT or (await shim.state(id)).status != pb.STOPPED:
                     raise
-        except (task.Gone, NotFound):
+        except NotFound:
             return
+        except (task.Gone, RopewalkError) as error:
+            silent = isinstance(error, task.Gone) or error.kind is Kind.TIMEOUT
+            if silent and signum == signal.SIGKILL and self.removal.is_alive(own):
+                await self.removal.end_hanging(own)
+            elif isinstance(error, RopewalkError):
+                raise
 
     # Watching
 

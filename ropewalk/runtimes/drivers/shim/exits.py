@@ -7,14 +7,15 @@ word: the kernel tells whether the process is there, and what a dead shim has le
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import os
 import signal
 import time
 from typing import TYPE_CHECKING
 
 from ropewalk.errors import NotFound, RopewalkError
 from ropewalk.linux import process
+from ropewalk.runtimes.drivers import oci
 from ropewalk.runtimes.drivers.shim import inside, record, stdio, task
 from ropewalk.runtimes.handler import Exit, Observation, Task
 from ropewalk.wire.pb import shim_pb2 as pb
@@ -27,7 +28,7 @@ FLUSH_SECONDS = 1.0
 OBSERVE_SECONDS = 10.0
 EVENT_SECONDS = 0.3  # for the event of an end that came by Wait
 DEAF_SECONDS = 10.0  # a shim has this long to tell an end that the kernel has told already
-RECONNECTS = 3
+RETRY_SECONDS = 1.0  # between attempts to reach one that lives
 
 log = logging.getLogger(__name__)
 
@@ -50,38 +51,45 @@ class Exits:
         return seen
 
     async def _await(self, id: str, task_: Task, cgroup: str, own: record.Bundle) -> Exit:
+        """The shim's word. A dead one is buried; one that hangs has other containers, and may yet speak: only where the
+        kernel knows this container's process, and says that it has ended, is its word not waited for any longer."""
         self._driver.events.follow(id)
-        for attempt in range(RECONNECTS):
-            try:
-                shim = await self._driver.reach(own, id)
-                answer = await self._ended(shim, id, task_)
-                at = task.at_nanoseconds(answer.exited_at) or time.time_ns()
-                return Exit(code=answer.exit_status, at=at, oom=await self._is_oom(id, cgroup, answer.exit_status))
-            except NotFound:
-                break
-            except (task.Gone, TimeoutError) as error:
-                log.warning("lost the shim", extra={"id": id, "attempt": attempt, "error": str(error)})
-                served = own.read_served()
-                if served is None or not process.is_alive(served.shim.pid, served.shim.start):
-                    break
-        return await self._driver.removal.bury(id, task_, cgroup)
-
-    async def _ended(self, shim: task.Shim, id: str, task_: Task) -> pb.WaitResponse:
-        """What Wait says. TimeoutError if the process is known to have ended and the shim does not tell it."""
-        waiting = asyncio.ensure_future(shim.wait(id))
-        pidfd = process.open_pidfd(task_.pid, task_.pid_start) if self._driver.direct else None
-        dying = asyncio.ensure_future(process.wait_pidfd(pidfd)) if pidfd is not None else None
+        asking = asyncio.ensure_future(self._ask(id, own))
         try:
-            await asyncio.wait([one for one in (waiting, dying) if one], return_when=asyncio.FIRST_COMPLETED)
-            async with asyncio.timeout(None if self._driver.direct is False else DEAF_SECONDS):
-                return await waiting
+            if self._driver.direct:
+                await self._first(asking, task_)
+            async with asyncio.timeout(DEAF_SECONDS if self._driver.direct else None):
+                answer = await asking
+        except (NotFound, task.Gone):
+            return await self._driver.removal.bury(id, task_, cgroup)
+        except TimeoutError:
+            return await self._driver.removal.end_unheard(id, cgroup, DEAF_SECONDS)
         finally:
-            for one in (waiting, dying):
-                if one is not None:
-                    one.cancel()
-            await asyncio.gather(*(one for one in (waiting, dying) if one), return_exceptions=True)
-            if pidfd is not None:
-                os.close(pidfd)
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+        at = task.at_nanoseconds(answer.exited_at) or time.time_ns()
+        return Exit(code=answer.exit_status, at=at, oom=await self._is_oom(id, cgroup, answer.exit_status))
+
+    async def _ask(self, id: str, own: record.Bundle) -> pb.WaitResponse:
+        """What Wait says, however often the connection must be made anew. Gone as soon as the shim is dead, NotFound if
+        it does not know the container."""
+        while True:
+            try:
+                return await (await self._driver.reach(own, id)).wait(id)
+            except task.Gone as error:
+                log.warning("lost the shim", extra={"id": id, "error": str(error)})
+                served = own.read_served()
+                if served is None or not self._driver.removal.is_alive(own):
+                    raise
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(RETRY_SECONDS):
+                        await oci.ended(served.shim.pid, served.shim.start)
+
+    async def _first(self, asking: asyncio.Future[pb.WaitResponse], task_: Task) -> None:
+        """Until the shim has answered, or the process has ended."""
+        ending = asyncio.ensure_future(oci.ended(task_.pid, task_.pid_start))
+        asking.add_done_callback(lambda _: ending.cancel())
+        await asyncio.gather(ending, return_exceptions=True)
 
     async def _is_oom(self, id: str, cgroup: str, code: int) -> bool:
         if not code:
@@ -101,7 +109,11 @@ class Exits:
         try:
             async with asyncio.timeout(OBSERVE_SECONDS):
                 return await self._observe(id, task_, own)
-        except (TimeoutError, RopewalkError) as error:  # a shim that hangs: the kernel tells whether there is anything
+        except (
+            TimeoutError,
+            task.Gone,
+            RopewalkError,
+        ) as error:  # it hangs: the kernel tells whether there is anything
             log.warning("a shim does not say how its container is", extra={"id": id, "error": str(error)})
             return Observation(alive=process.is_alive(task_.pid, task_.pid_start), started=True)
 
@@ -116,6 +128,8 @@ class Exits:
         except NotFound:
             return Observation(alive=False)
         except task.Gone:
+            if self._driver.removal.is_alive(own):  # it may speak again
+                raise
             seen = await self._driver.removal.bury(id, task_, own.read_record().cgroup)
             own.write_ended(seen)
             return Observation(alive=False, exit=seen)

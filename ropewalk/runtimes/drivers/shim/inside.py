@@ -24,6 +24,7 @@ from ropewalk.runtimes.handler import ExecResult
 from ropewalk.wire.pb import shim_pb2 as pb
 
 SILENCE = 0.2  # seconds after the exit for streams that somebody else holds open
+COPY_SECONDS = 10.0  # for a shim to copy the rest of streams that nobody holds
 END_SECONDS = 10.0
 DELETE_SECONDS = 5.0
 
@@ -51,7 +52,7 @@ class Command:
     async def begin(self, *, tty: bool, stdin: bool) -> stdio.Paths:
         """Have it made, not started. RopewalkError, Gone."""
         inside = self.inside
-        paths = stdio.prepare(inside.own, tty=tty, stdin=stdin, output=True, prefix=f"{self.exec_id}.")
+        paths = stdio.prepare(inside.own, tty=tty, stdin=stdin, prefix=f"{self.exec_id}.")
         request = pb.ExecProcessRequest(
             id=inside.id,
             exec_id=self.exec_id,
@@ -70,6 +71,12 @@ class Command:
 
     async def wait(self) -> int:
         return int((await self.inside.shim.wait(self.inside.id, self.exec_id)).exit_status)
+
+    def is_held(self) -> bool:
+        """Whether something that it started lives, and so may hold its streams: else their ends come, however late the
+        shim copies what there was. Behind another kernel nobody knows."""
+        path = self.inside.path
+        return not path or any(execution.carries(pid, self._mark) for pid in self._cgroups.processes(path))
 
     async def end(self) -> None:
         """Kill it, and all that it started where that can be found. RopewalkError if something does not die."""
@@ -154,11 +161,21 @@ async def _finish(command: Command, outputs: list[stdio.Output], timeout: float)
         name = command._description["args"][0]
         text = f"container {ids.short(command.inside.id)}: command {name!r} did not end within {timeout:g} s"
         raise RopewalkError(text, hint="it and its children were killed", kind=Kind.TIMEOUT) from None
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(SILENCE):
-            for output in outputs:
-                await output.ended.wait()
+    await settle(command, outputs)
     return code
+
+
+async def settle(command: Command, outputs: list[stdio.Output]) -> None:
+    """After the exit: until the streams' ends, or until it is clear that something in the background holds them."""
+    began = asyncio.get_running_loop().time()
+    while not all(output.ended.is_set() for output in outputs):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SILENCE):
+                for output in outputs:
+                    await output.ended.wait()
+                return
+        if command.is_held() or asyncio.get_running_loop().time() - began > COPY_SECONDS:
+            return
 
 
 class Collected:

@@ -4,6 +4,7 @@
     logger.json    the process that writes the log
     ended.json     how the container ended, once it is known: a shim that is gone cannot be asked again
     deleted        there is no task any more
+    once           its standard input ends with the first attacher
     log            fifo: the shim's own messages        stdin stdout stderr, exec-*    fifos of streams
     ctl attach     the logger's
 
@@ -80,6 +81,12 @@ class Bundle(bundle.Bundle):
 
     def is_deleted(self) -> bool:
         return os.path.lexists(self.path("deleted"))
+
+    def write_once(self) -> None:
+        paths.write_atomic(self.path("once"), b"", 0o600)
+
+    def is_once(self) -> bool:
+        return os.path.lexists(self.path("once"))
 
     def read_address(self) -> str:
         """What older shims leave here themselves, before they print it."""

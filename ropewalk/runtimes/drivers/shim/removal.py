@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from ropewalk import ids, steps
 from ropewalk.errors import Kind, NotFound, RopewalkError
-from ropewalk.linux import process
+from ropewalk.linux import paths, process
 from ropewalk.runtimes.drivers import oci
 from ropewalk.runtimes.drivers.shim import record, task
 from ropewalk.runtimes.handler import Exit, Task
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from ropewalk.runtimes.drivers.shim.driver import Driver
 
 SOCKETS = "/run/containerd/s"  # where shims put their sockets since containerd 1.4, whoever starts them
+CLEAN_TRIES = 2
 END_SECONDS = 10.0
+DELETE_SECONDS = 15.0
 CREATE_SECONDS = 10.0
 SHUTDOWN_SECONDS = 3.0
 FLUSH_SECONDS = 1.0
@@ -69,14 +71,15 @@ class Removal:
             if own.read_ended() is None:
                 await self._end_task(shim, id, own)
             with contextlib.suppress(NotFound):
-                await shim.delete(id)
+                async with asyncio.timeout(DELETE_SECONDS):
+                    await shim.delete(id)
             own.write_deleted()
         except task.Gone:
             return False
         except NotFound:  # of a sandbox, or never made
             return True
-        except RopewalkError as error:
-            log.warning("the shim does not delete its task", extra={"id": id, "error": error.message})
+        except (TimeoutError, RopewalkError) as error:
+            log.warning("the shim does not delete its task", extra={"id": id, "error": str(error)})
             return False
         return True
 
@@ -99,15 +102,16 @@ class Removal:
     # The dead
 
     async def bury(self, id: str, task_: Task, cgroup: str) -> Exit:
-        """End what a dead shim has left of a container, and tell that as its end; several may ask."""
+        """End what is left of a container whose shim is dead, or does not know it, and tell that as its end; several
+        may ask."""
         return await self._burials.join(id, lambda: self._bury(id, task_, cgroup))
 
     async def _bury(self, id: str, task_: Task, cgroup: str) -> Exit:
         own = self._driver.bundle(id)
         served = own.read_served()
         pid = served.shim.pid if served is not None else 0
-        if served is not None:
-            await self._end_shim(served)  # one that hangs, too
+        if served is not None and not self.is_alive(own):
+            await self._end_shim(served)
         if self._driver.direct:
             end_process(task_)
             if cgroup:
@@ -119,16 +123,42 @@ class Removal:
         message = f"its shim (process {pid}) ended; what was left of container {ids.short(id)} was killed"
         return Exit(code=code, at=at, reason="Unknown", message=message)
 
+    async def end_unheard(self, id: str, cgroup: str, seconds: float) -> Exit:
+        """The end of a container whose process has ended, and whose shim lives and did not say so within `seconds`: the
+        shim stays for the pod's other containers."""
+        if cgroup:
+            await self._driver.cgroups.kill(cgroup)
+        served = self._driver.bundle(id).read_served()
+        pid = served.shim.pid if served is not None else 0
+        message = f"it ended, and its shim (process {pid}), which hangs, did not tell how within {seconds:g} s"
+        return Exit(code=128 + signal.SIGKILL, at=time.time_ns(), reason="Unknown", message=message)
+
+    async def end_hanging(self, own: record.Bundle) -> None:
+        """Kill the shim, and so its virtual machine with all that is in it: of a container that must die, where nobody
+        else could end it. Its containers' ends are told as those of any dead shim's."""
+        served = own.read_served()
+        if served is not None:
+            log.warning("a shim that hangs is killed", extra={"id": served.owner, "pid": served.shim.pid})
+            await self._end_shim(served)
+
+    def is_alive(self, own: record.Bundle) -> bool:
+        """Whether the shim's process is there, whatever it says."""
+        served = own.read_served()
+        return served is not None and process.is_alive(served.shim.pid, served.shim.start)
+
     async def _clean(self, id: str, own: record.Bundle) -> tuple[int, int] | None:
-        """The program's verb: code and time of the end as it was recorded, None if nobody tells."""
-        try:
-            answer = await self._driver.binary.delete(id, own.directory)
-        except (RopewalkError, OSError) as error:
-            log.warning("cleaning up after a dead shim failed", extra={"id": id, "error": str(error)})
-            return None
-        if answer is None or not answer.exited_at.seconds:
-            return None
-        return answer.exit_status, task.at_nanoseconds(answer.exited_at)
+        """The program's verb: code and time of the end as it was recorded, None if nobody tells. One that fails may
+        have been killed in the middle, and is run again."""
+        for _ in range(CLEAN_TRIES):
+            try:
+                answer = await self._driver.binary.delete(id, own.directory)
+            except (RopewalkError, OSError) as error:
+                log.warning("cleaning up after a dead shim failed", extra={"id": id, "error": str(error)})
+                continue
+            if answer is None or not answer.exited_at.seconds:
+                return None
+            return answer.exit_status, task.at_nanoseconds(answer.exited_at)
+        return None
 
     async def _end_shim(self, served: record.Served) -> None:
         await oci.end(served.shim.pid, served.shim.start)
@@ -162,6 +192,8 @@ class Removal:
                     break
             if self._has_leftovers(id, own, deleted=deleted):
                 await self._clean(id, own)
+            if driver.direct and os.path.lexists(state := os.path.join(driver.root, id)):
+                paths.remove_tree(state)  # of a runtime that was killed, or fails: nothing of the container is left
             await self._end_own_shim(id, own)
             steps.checkpoint("shim:ended")
             logger = own.read_logger()
@@ -255,7 +287,8 @@ class Removal:
         cgroups = {os.path.relpath(path, driver.node.cgroup) for path in driver.cgroups.list(driver.node.cgroup)}
         present |= {name for name in cgroups if name.startswith(driver.probe_prefix) and "/" not in name}
         found = sorted(present - owned - driver.probing)
-        for id in found:
+        owns = {id: (served := driver.bundle(id).read_served()) is not None and served.owner == id for id in found}
+        for id in sorted(found, key=lambda id: owns[id]):  # a shim that has containers does not end by itself
             await self.remove(id, driver.probe_cgroup(id) if id.startswith(driver.probe_prefix) else "")
         return found
 

@@ -117,11 +117,10 @@ class Loggers:
         self._held: dict[str, Logger] = {}
 
     def start(self, id: str, own: record.Bundle, paths: Paths, log_path: str, leaf: str) -> Logger:
-        """A new one, held until `release`. Without output there is no process."""
+        """A new one, held until `release`. Without a log it is there for who attaches."""
         self.release(id)
         logger = self._held[id] = Logger(own, paths)
-        if paths.stdout:
-            logger.start(self._program, log_path, self._cgroups, leaf)
+        logger.start(self._program, log_path, self._cgroups, leaf)
         return logger
 
     def ensure(self, id: str, own: record.Bundle) -> None:
@@ -146,13 +145,15 @@ def _resolve(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-def prepare(own: record.Bundle, *, tty: bool, stdin: bool, output: bool, prefix: str = "") -> Paths:
-    """Make the fifos: `prefix` tells those of an exec from the container's. Without output there are none for it; a
-    terminal has one for both."""
+def prepare(own: record.Bundle, *, tty: bool, stdin: bool, once: bool = False, prefix: str = "") -> Paths:
+    """Make the fifos: `prefix` tells those of an exec from the container's. A terminal has one for both outputs.
+    `once`: the standard input ends with the first attacher."""
+    if once:
+        own.write_once()
     return Paths(
         stdin=own.make_fifo(f"{prefix}stdin") if stdin else "",
-        stdout=own.make_fifo(f"{prefix}stdout") if output or tty else "",
-        stderr=own.make_fifo(f"{prefix}stderr") if output and not tty else "",
+        stdout=own.make_fifo(f"{prefix}stdout"),
+        stderr=own.make_fifo(f"{prefix}stderr") if not tty else "",
     )
 
 

@@ -39,6 +39,7 @@ class ExecStreams(streams.Streams):
         ]
         self._exit: asyncio.Task[int] | None = None
         self._closed = False
+        self._silent = 0.0  # since when, by the loop's clock
 
     async def start(self) -> None:
         await self._command.start()
@@ -71,22 +72,25 @@ class ExecStreams(streams.Streams):
     async def _next(self) -> None:
         """Something to read, or an end. After the exit the streams end soon, unless something else holds them."""
         exited = self._exit is not None and self._exit.done()
-        waits = [
-            asyncio.ensure_future(self._more.wait()),
-            *(asyncio.ensure_future(o.ended.wait()) for o in self._outputs),
-        ]
-        open_ones = [wait for wait in waits if not wait.done()]
+        ends = [output.ended for output in self._outputs if not output.ended.is_set()]
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._more, *ends)]
         try:
             done, _ = await asyncio.wait(
-                open_ones, timeout=inside.SILENCE if exited else None, return_when=asyncio.FIRST_COMPLETED
+                waits, timeout=inside.SILENCE if exited else None, return_when=asyncio.FIRST_COMPLETED
             )
-            if exited and not done:
+            if exited and not done and self._is_over():
                 for output in self._outputs:
                     output.drain()
         finally:
             for wait in waits:
                 wait.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
+
+    def _is_over(self) -> bool:
+        """Silence after the exit: something in the background holds the streams, or the shim copies the rest late."""
+        now = asyncio.get_running_loop().time()
+        self._silent = self._silent or now
+        return self._command.is_held() or now - self._silent > inside.COPY_SECONDS
 
     async def write(self, data: bytes) -> None:
         await self._input.write(data)
@@ -107,6 +111,10 @@ class ExecStreams(streams.Streams):
             raise RopewalkError("the command was not started", kind=Kind.STATE)
         try:
             return await asyncio.shield(self._exit)
+        except asyncio.CancelledError:
+            if not self._exit.cancelled():  # the caller's own
+                raise
+            raise RopewalkError("the command was let go, and its shim did not tell its end", kind=Kind.STATE) from None
         except task.Gone as error:
             raise RopewalkError(f"its shim ended: {error}", kind=Kind.UNAVAILABLE) from error
 
@@ -119,7 +127,8 @@ class ExecStreams(streams.Streams):
             output.close()
         if self._exit is None or not self._exit.done():
             await self._command.end()
-        if self._exit is not None:
+        if self._exit is not None:  # asked before the Wait of `end`, which a shim may answer first all the same
+            await asyncio.wait([self._exit], timeout=inside.END_SECONDS)
             self._exit.cancel()
             await asyncio.gather(self._exit, return_exceptions=True)
         await self._command.forget()
@@ -146,7 +155,7 @@ class AttachStreams(attach.Attachment):
     def __init__(self, place: inside.Inside, ended: Callable[[], Awaitable[int]]) -> None:
         logger = place.own.read_logger()
         if logger is None:
-            raise WrongState(f"container {ids.short(place.id)} has no streams: its output is discarded")
+            raise WrongState(f"container {ids.short(place.id)} has no logger: nothing to attach to")
         super().__init__(place.own.directory, Task(0, 0, logger.pid, logger.start), ended)
         self._place = place
         self._input: stdio.Input | None = None
@@ -170,6 +179,8 @@ class AttachStreams(attach.Attachment):
             await self._place.shim.resize(self._place.id, "", width, height)
 
     async def close(self) -> None:
-        if self._input is not None:
+        if self._place.own.is_once():
+            await self.close_stdin()
+        elif self._input is not None:
             self._input.close()
         await super().close()

@@ -25,6 +25,7 @@ from ropewalk.wire.pb import shim_pb2 as pb
 SANDBOX = "containerd.runtime.sandbox.v1.Sandbox"
 CONNECT_SECONDS = 5.0
 CALL_SECONDS = 20.0
+KILL_SECONDS = 10.0
 CREATE_SECONDS = 120.0  # Kata boots a virtual machine in it
 SHUTDOWN_SECONDS = 3.0  # its answer may never come
 HYBRID_LINE = 64  # bytes of Firecracker's and Cloud Hypervisor's answer to CONNECT
@@ -48,7 +49,7 @@ M = TypeVar("M", bound=Message)
 
 
 class Gone(Exception):
-    """The shim's connection ended, or nobody answers at its address."""
+    """The shim's connection ended, or nobody answers at its address. Whether it lives, the kernel tells."""
 
 
 class Shim:
@@ -75,6 +76,8 @@ class Shim:
                 if is_unserved(error):
                     continue
                 return  # it serves the API, and does not know the id
+            except TimeoutError:
+                raise Gone(f"no answer to Connect within {CALL_SECONDS:g} s") from None
             self.pid = answer.shim_pid
             return
         raise Unsupported(
@@ -135,7 +138,7 @@ class Shim:
 
     async def kill(self, id: str, signum: int, *, exec_id: str = "", everything: bool = False) -> None:
         request = pb.KillRequest(id=id, exec_id=exec_id, signal=signum, all=everything)
-        await self._call("Kill", request, pb.Empty, id)
+        await self._call("Kill", request, pb.Empty, id, timeout=KILL_SECONDS)
 
     async def exec(self, request: pb.ExecProcessRequest) -> None:
         await self._call("Exec", request, pb.Empty, request.id)

@@ -37,6 +37,17 @@ def test_verbs_and_platforms() -> None:
     assert platforms.parse_build("", "").platforms == frozenset()
 
 
+def test_only_a_build_that_goes_on_is_said_to_checkpoint() -> None:
+    verbs = HELP.replace("\twait ", "\trestore          restore a saved state\n\twait ")
+    flags = f"{NEW}  -net-disconnect-ok\n    \topen connections may be disconnected upon save.\n"
+    able = platforms.parse_build(verbs, flags)
+    assert "net-disconnect-ok" in able.flags
+    assert platforms.can_checkpoint(able, ["--net-raw"])
+    assert not platforms.can_checkpoint(able, ["--overlay2=none"])  # what the container wrote is then the node's
+    assert not platforms.can_checkpoint(platforms.parse_build(verbs, NEW), [])  # 2022
+    assert not platforms.can_checkpoint(platforms.parse_build(HELP, flags), [])
+
+
 def test_facts_survive_a_probe_that_is_kept() -> None:
     facts = driver.Facts(platform="ptrace", private_sysctls=True)
     assert driver.read_facts(driver.write_facts(facts)) == facts

@@ -1,71 +1,34 @@
 """ropewalk-monitor alone: disks that are full, daemons that are killed, attachers that sleep, gVisor's way of starting,
-containerd's binary:// logger. Each test also runs a build that checks itself (AddressSanitizer, UBSan)."""
+containerd's binary:// logger. What conmon promises, too, is in test_monitor.py."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import stat
-import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
-import hatch_build
 from ropewalk import steps
 from ropewalk.errors import Kind, RopewalkError
-from ropewalk.linux import mount, orphans, process
+from ropewalk.linux import mount, process
 from ropewalk.runtimes.monitors import own
-from tests.fakes.monitored import Line, Script, read_all, written
+from ropewalk.runtimes.monitors.monitor import Monitor
+from tests.fakes.monitored import Line, Maker, read_all, written
 from tools import trace
 
-Maker = Callable[..., Script]
 GLIBC = 0x1_8000_0000  # signals 32 and 33 are its own, and ignored after the daemon's posix_spawn(3)
-SANITIZERS = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", '-DVERSION="sanitized"')
-
-
-@pytest.fixture(scope="module")
-def sanitized(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    program = tmp_path_factory.mktemp("sanitized") / own.NAME
-    source = str(repository / hatch_build.SOURCE)
-    subprocess.run(["cc", *hatch_build.WARNINGS, *SANITIZERS, "-o", str(program), source], check=True)
-    return str(program)
-
-
-@pytest.fixture(params=["shipped", "sanitized"])
-def program(request: pytest.FixtureRequest) -> str:
-    return own.SHIPPED if request.param == "shipped" else str(request.getfixturevalue("sanitized"))
-
-
-@pytest.fixture
-async def script(program: str, tmp_path: Path) -> AsyncIterator[Maker]:
-    """`script(payload, files={}, **options of Launch)`; no process of it outlives the test."""
-    fake: Any = type("Cgroups", (), {"controllers": lambda self: frozenset()})()
-    (tmp_path / "exits").mkdir()
-    monitor = own.OwnMonitor(program, exits=str(tmp_path / "exits"), cgroups=fake)
-    reaper = orphans.Orphans()
-    made: list[Script] = []
-
-    def make(payload: str, files: dict[str, str] | None = None, **options: Any) -> Script:
-        made.append(Script(monitor, tmp_path, payload, files or {}, **options))
-        return made[-1]
-
-    yield make
-    for one in made:
-        with contextlib.suppress(ProcessLookupError):
-            if one.task.pid:
-                os.killpg(one.task.pid, signal.SIGKILL)
-        for pid in process.find(os.fsencode(one.bundle), os.fsencode(f"--root={one.bundle}")):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-    reaper.close()
+pytestmark = [
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(os.geteuid() != 0, reason="mounts disks, and is the container's root"),
+    pytest.mark.parametrize("monitor", [own.NAME, "sanitized"], indirect=True),
+]
 
 
 @pytest.fixture
@@ -128,19 +91,6 @@ async def test_the_end_is_told_on_a_full_disk(script: Maker, small_disk: Path) -
     assert await one.end() == 42
 
 
-async def test_a_removed_log_directory_is_borne(script: Maker) -> None:
-    one = script("read x; echo line; exit 4", stdin=True)
-    await one.create()
-    await one.start()
-    shutil.rmtree(one.log_path.parent)
-    with pytest.raises(FileNotFoundError):
-        await one.reopen()
-    attached = one.attach()
-    await attached.write(b"\n")
-    assert await one.end() == 4
-    await attached.close()
-
-
 # Attachers
 
 
@@ -188,28 +138,7 @@ async def test_an_empty_packet_is_not_the_end_of_input(script: Maker) -> None:
     await attached.close()
 
 
-async def test_input_waits_for_a_container_that_does_not_read(script: Maker) -> None:
-    one = script("read x; echo ready; sleep 0.5; wc -c", stdin=True, stdin_once=True)
-    await one.create()
-    await one.start()
-    first, second = one.attach(), one.attach()
-    await first.write(b"\n")
-    await one.logged(b"ready")
-    writing = [asyncio.ensure_future(some.write(b"x" * 300_000)) for some in (first, second)]
-    await asyncio.gather(*writing)
-    await first.close_stdin()
-    assert await one.end() == 0
-    assert int(written(one.log()).split()[-1]) >= 300_000
-    await first.close()
-    await second.close()
-
-
 # Its own end, and the daemon's
-
-
-async def test_what_is_left_behind_may_write_for_ever(script: Maker) -> None:
-    one = script("yes & yes >&2 & exit 4")
-    assert await one.run() == 4
 
 
 async def test_a_cancelled_create_is_undone(script: Maker) -> None:
@@ -349,7 +278,7 @@ async def test_a_sandbox_that_was_killed_ends_its_containers(script: Maker) -> N
 
 
 @pytest.mark.parametrize("shuffled", [False, True])
-async def test_a_logger_for_shims(program: str, tmp_path: Path, *, shuffled: bool) -> None:
+async def test_a_logger_for_shims(monitor: Monitor, tmp_path: Path, *, shuffled: bool) -> None:
     pairs = [("log", str(tmp_path / "0.log")), ("dir", str(tmp_path))]
     words = [word for pair in (reversed(pairs) if shuffled else pairs) for word in pair]
     out, err, ready = os.pipe(), os.pipe(), os.pipe()
@@ -357,7 +286,7 @@ async def test_a_logger_for_shims(program: str, tmp_path: Path, *, shuffled: boo
     high = {target: os.dup2(fd, 200 + target) for target, fd in fds.items()}
     shell = ";".join(f"exec {target}<&{fd} {fd}<&-" for target, fd in high.items())
     logger = await asyncio.create_subprocess_exec(
-        "bash", "-c", f'{shell}; exec "$0" "$@"', program, *words, pass_fds=list(high.values())
+        "bash", "-c", f'{shell}; exec "$0" "$@"', monitor.path, *words, pass_fds=list(high.values())
     )
     for fd in (*fds.values(), *high.values()):
         os.close(fd)

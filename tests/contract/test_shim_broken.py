@@ -1,0 +1,272 @@
+"""The driver of shims and a shim that breaks, hangs, or dies."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import signal
+import time
+
+import pytest
+
+from ropewalk.errors import Kind, RopewalkError
+from ropewalk.linux import process
+from ropewalk.runtimes.drivers.shim import exits, record, removal, task
+from ropewalk.runtimes.handler import Level
+from ropewalk.runtimes.handlers import shim
+from tests.contract import handlers
+from tests.contract.benches import SANDBOX, Bench, make_box
+from tests.fakes.shim import Behaviour
+
+pytestmark = pytest.mark.timeout(30)
+
+
+async def test_a_slow_start_is_waited_for(bench: Bench) -> None:
+    handler = bench.make(Behaviour(faults={"start": "slow 1"}))
+    pod, made = await bench.pod(handler)
+    assert process.is_alive(made.pid, made.pid_start)
+    await handler.delete_pod(pod, "")
+
+
+async def test_a_start_that_fails_says_why(bench: Bench) -> None:
+    handler = bench.make(Behaviour(faults={"start": "fail no hypervisor here"}))
+    with pytest.raises(RopewalkError, match="no hypervisor here"):
+        await bench.pod(handler)
+    probe = await handler.probe()
+    assert probe.level is Level.PRESENT
+    assert "no hypervisor here" in probe.evidence
+
+
+@pytest.mark.parametrize("fault", ["crash", "garbage", "huge", "eof"])
+@pytest.mark.parametrize("method", ["Create", "Start"])
+async def test_a_shim_that_breaks_in_the_middle(bench: Bench, method: str, fault: str) -> None:
+    handler = bench.make(Behaviour(faults={method: fault}), sandbox="none")
+    pod, _ = await bench.pod(handler)
+    plan = bench.place.plan("sleep", "100", pod_id=pod)
+    plan.spec["annotations"] = {SANDBOX: pod}
+    with pytest.raises(RopewalkError) as caught:
+        await make_box(handler, plan)
+    assert caught.value.kind is Kind.UNAVAILABLE
+    assert plan.id[:13] in caught.value.message
+    await handler.delete(plan.id, plan.cgroup)
+    await handler.delete_pod(pod, "")
+    assert bench.place.found() == []
+
+
+async def test_a_create_that_never_comes_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The caller leaves, the removal waits for a while and ends the shim with the pod."""
+    monkeypatch.setattr(removal, "CREATE_SECONDS", 0.2)
+    handler = bench.make(Behaviour(faults={"Create": "never"}), sandbox="none")
+    pod, made = await bench.pod(handler)
+    plan = bench.place.plan("true", pod_id=pod)
+    creating = asyncio.ensure_future(handler.create(plan))
+    async with asyncio.timeout(10):
+        while plan.id not in handler.creating:
+            await asyncio.sleep(0.01)
+    creating.cancel()
+    await asyncio.gather(creating, return_exceptions=True)
+    await handler.delete(plan.id, plan.cgroup)
+    await handler.delete_pod(pod, "")
+    assert not process.is_alive(made.pid, made.pid_start)
+
+
+async def test_a_call_that_is_not_answered_ends(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task, "CREATE_SECONDS", 0.3)
+    handler = bench.make(Behaviour(faults={"Start": "never"}), sandbox="none")
+    pod, _ = await bench.pod(handler)
+    with pytest.raises(RopewalkError, match=r"did not answer Start within 0\.3 s") as caught:
+        await bench.box(handler, pod, "true")
+    assert caught.value.kind is Kind.TIMEOUT
+
+
+@pytest.mark.parametrize("fault", ["eof", "never", "crash", "refuse 2 no", "stays"])
+async def test_a_shutdown_without_an_answer(bench: Bench, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    monkeypatch.setattr(task, "SHUTDOWN_SECONDS", 0.3)
+    monkeypatch.setattr(removal, "SHUTDOWN_SECONDS", 0.3)
+    stays = fault == "stays"
+    handler = bench.make(Behaviour(faults={} if stays else {"Shutdown": fault}, stays=stays), sandbox="none")
+    pod, made = await bench.pod(handler)
+    before = time.monotonic()
+    await handler.delete_pod(pod, "")
+    assert time.monotonic() - before < 5
+    assert not process.is_alive(made.pid, made.pid_start)
+    assert bench.place.found() == []
+
+
+async def test_a_shim_that_dies_takes_its_containers(bench: Bench) -> None:
+    handler = bench.make()
+    pod, made = await bench.pod(handler)
+    boxes = [await bench.box(handler, pod, "sleep", "100") for _ in range(2)]
+    waits = [asyncio.ensure_future(box.wait()) for box in boxes for _ in range(2)]
+    await asyncio.sleep(0.05)
+    os.kill(made.pid, signal.SIGKILL)
+    for exit in await asyncio.gather(*waits):
+        assert (exit.code, exit.reason) == (137, "Unknown")
+        assert f"process {made.monitor_pid}" in exit.message
+    assert sorted(call["id"] for call in bench.called("delete")) == sorted(box.id for box in boxes)
+    with pytest.raises(RopewalkError) as caught:
+        await boxes[0].exec("true")
+    assert caught.value.kind is Kind.UNAVAILABLE
+    for box in boxes:
+        await box.kill()
+        await box.delete()
+    await handler.delete_pod(pod, "")
+
+
+async def test_a_shim_that_died_while_the_daemon_was_away(bench: Bench) -> None:
+    handler = bench.make(Behaviour(faults={"Start": "after crash"}), sandbox="none")
+    pod, _ = await bench.pod(handler)
+    box = await bench.box(handler, pod, "sleep", "100")
+    await handler.close()
+    await asyncio.sleep(0.1)
+    box.handler = bench.again(sandbox="none")
+    seen = await box.handler.observe(box.id, box.task)
+    assert (seen.alive, seen.exit is not None and seen.exit.reason) == (False, "Unknown")
+    assert (await box.handler.observe(box.id, box.task)).exit == seen.exit
+    assert (await box.wait()) == seen.exit
+    assert len(bench.called("delete")) == 1  # once, however often it is asked
+
+
+async def test_a_clean_up_that_fails_holds_up_nothing(bench: Bench) -> None:
+    handler = bench.make(Behaviour(faults={"Start": "after crash", "delete": "fail no"}), sandbox="none")
+    pod, _ = await bench.pod(handler)
+    box = await bench.box(handler, pod, "sleep", "100")
+    assert (await box.wait()).reason == "Unknown"
+    await box.delete()
+    await handler.delete_pod(pod, "")
+    assert bench.place.found() == []
+
+
+async def test_a_shim_that_hangs_does_not_hold_up_the_next_daemon(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exits, "OBSERVE_SECONDS", 0.3)
+    handler = bench.make(Behaviour(faults={"State": "never"}), sandbox="none")
+    pod, _ = await bench.pod(handler)
+    box = await bench.box(handler, pod, "sleep", "100")
+    later = bench.again(sandbox="none")
+    assert (await later.observe(box.id, box.task)).alive
+
+
+@pytest.mark.parametrize("name", sorted(handlers.SHIMS))
+async def test_one_that_hangs_keeps_its_containers(bench: Bench, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The kernel tells the end of one; the others go on, and can be used as soon as it speaks again."""
+    monkeypatch.setattr(exits, "DEAF_SECONDS", 0.3)
+    monkeypatch.setattr(removal, "DELETE_SECONDS", 0.3)
+    program = handlers.SHIMS[name]
+    if program is None:
+        pytest.skip(f"no {name}")
+    handler = bench.real(program)
+    pod, made = await bench.pod(handler)
+    one, other = [await bench.box(handler, pod, "sleep", "100") for _ in range(2)]
+    waits = [asyncio.ensure_future(box.wait()) for box in (one, other)]
+    os.kill(made.monitor_pid, signal.SIGSTOP)
+    os.kill(one.task.pid, signal.SIGKILL)
+    exit = await waits[0]
+    assert (exit.code, exit.reason) == (137, "Unknown")
+    assert f"process {made.monitor_pid}" in exit.message
+    await one.delete()
+    assert process.is_alive(other.task.pid, other.task.pid_start)
+    os.kill(made.monitor_pid, signal.SIGCONT)
+    assert (await other.exec("echo", "on")).stdout == b"on\n"
+    await other.kill()
+    assert (await waits[1]).reason == ""
+    await other.delete()
+    await handler.delete_pod(pod, "")
+    assert bench.place.found() == []
+
+
+async def test_a_machine_whose_shim_hangs_is_killed_by_who_wants_a_container_dead(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else could end what is in it."""
+    monkeypatch.setattr(task, "KILL_SECONDS", 0.3)
+    handler = bench.make(Behaviour(faults={"Kill": "never"}))
+    pod, made = await bench.pod(handler)
+    boxes = [await bench.box(handler, pod, "sleep", "100") for _ in range(2)]
+    waits = [asyncio.ensure_future(box.wait()) for box in boxes]
+    with pytest.raises(RopewalkError) as caught:
+        await handler.signal(boxes[0].id, boxes[0].task, signal.SIGTERM)
+    assert caught.value.kind is Kind.TIMEOUT
+    assert process.is_alive(made.pid, made.pid_start)
+    await handler.signal(boxes[0].id, boxes[0].task, signal.SIGKILL)
+    for exit in await asyncio.gather(*waits):
+        assert (exit.code, exit.reason) == (137, "Unknown")
+    assert not process.is_alive(made.pid, made.pid_start)
+
+
+async def test_one_that_was_never_written_down_is_let_go(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It greeted, and its record failed: whoever removes what it was started for does not know its address."""
+
+    def fail(own: record.Bundle, served: record.Served) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    handler = bench.make(sandbox="none")
+    monkeypatch.setattr(record.Bundle, "write_served", fail)
+    with pytest.raises(RopewalkError, match="No space left"):
+        await bench.pod(handler)
+    assert len(handler.connections._shims) == 1
+    await handler.sweep(set())
+    async with asyncio.timeout(10):
+        while handler.connections._shims:
+            await asyncio.sleep(0.01)
+
+
+async def test_commands_of_a_killed_daemon_are_ended(bench: Bench) -> None:
+    handler = bench.make(sandbox="none")
+    pod, _ = await bench.pod(handler)
+    box = await bench.box(handler, pod, "sleep", "100")
+    running = asyncio.ensure_future(box.exec("sleep", "77"))
+    async with asyncio.timeout(10):
+        while not process.find(b"77"):
+            await asyncio.sleep(0.01)
+    later = bench.again(sandbox="none")
+    assert (await later.observe(box.id, box.task)).alive
+    assert handler.bundle(box.id).execs() == []
+    assert (await running).code == 137
+
+
+async def test_an_old_socket_of_the_same_name_is_no_shim(bench: Bench) -> None:
+    """A shim that was killed leaves its socket; the pod's removal takes it away."""
+    handler = bench.make(sandbox="none")
+    pod, made = await bench.pod(handler)
+    served = handler.bundle(pod).read_served()
+    assert served is not None
+    path = task.socket_path(served.endpoint.address)
+    os.kill(made.pid, signal.SIGKILL)
+    assert os.path.exists(path)
+    await handler.delete_pod(pod, "")
+    assert not os.path.exists(path)
+
+
+@pytest.mark.parametrize(
+    ("complaint", "word"),
+    [
+        ("Unix syslog delivery error", "/dev/log"),
+        ('Cannot find usable config file (config file "/etc/kata-containers/configuration.toml" ...)', "config_path"),
+        ("/etc/kata.toml: host system doesn't support vsock: stat /dev/vhost-vsock: no such file", "vhost_vsock"),
+        ("/etc/kata.toml: file /usr/share/kata-containers/vmlinux.container does not exist", "correct its path"),
+        ("something else", ""),
+    ],
+)
+async def test_what_it_says_comes_with_what_to_do(bench: Bench, complaint: str, word: str) -> None:
+    """Kata 4.1.0's own words, by Create; then nothing of it is left."""
+    handler = bench.make(Behaviour(faults={"Create": f"refuse 2 {complaint}"}))
+    probe = await handler.probe()
+    assert probe.level is Level.PRESENT
+    assert complaint in probe.evidence
+    assert word in probe.advice
+    assert bool(probe.advice) is bool(word)
+    assert bench.place.found() == []
+
+
+@pytest.mark.parametrize(
+    ("info", "version"), [("", "containerd-shim-fake-v2 0.1"), ("4.1.0", "containerd-shim-kata-v2 4.1.0")]
+)
+async def test_the_probe_boots_one(bench: Bench, info: str, version: str) -> None:
+    probe = await bench.make(Behaviour(sandbox=True, info=info)).probe()
+    assert (probe.level, probe.version) == (Level.WORKS, version)
+    assert "ran" in probe.evidence
+    absent = shim.Handler(shim.Config(path="io.containerd.nothing.v2"), bench.place.node)
+    assert (await absent.probe()).level is Level.ABSENT
