@@ -13,7 +13,8 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 
 from ropewalk.errors import Kind, RopewalkError
-from ropewalk.wire import channel, codes
+from ropewalk.wire import codes
+from ropewalk.wire import grpc as wire
 
 DEFAULT = "/run/ropewalk/ropewalk.sock"
 VARIABLE = "ROPEWALK_ADDRESS"
@@ -31,7 +32,7 @@ class Endpoint:
 
     def __init__(self, given: str = "") -> None:
         self.address = address(given)
-        self._channel = channel.channel(self.address)
+        self._channel = wire.channel(self.address)
 
     async def __aenter__(self: E) -> E:
         return self
@@ -71,7 +72,7 @@ class Endpoint:
             raise self._error(error) from None
 
     def _error(self, error: grpc.aio.AioRpcError) -> RopewalkError:
-        kind = codes.kind(codes.Status[error.code().name])
+        kind = codes.kind(error.code())
         text = error.details() or error.code().name
         if kind is Kind.UNAVAILABLE and not os.path.exists(self.address.removeprefix("unix://")):
             return RopewalkError(

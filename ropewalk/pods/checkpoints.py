@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import os
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -90,7 +91,7 @@ class Checkpoints:
         """A new archive at `location` of a running container, which runs on; whole, or nothing. `timeout` seconds, 0
         for SECONDS."""
         assert container.task is not None
-        self._require_alone(container.pod_id, container.id)
+        _require_alone(container.pod_id, self._others(container.pod_id, container.id))
         await self._offload.call(archives.check_location, location, timeout=READ_SECONDS)
         name = f"{SAVING}{os.urandom(8).hex()}"
         self._saving.add(name)
@@ -112,15 +113,10 @@ class Checkpoints:
             await asyncio.shield(asyncio.ensure_future(self._remove(name)))
             self._saving.discard(name)
 
-    def _require_alone(self, pod_id: str, id: str) -> None:
-        """Handlers save and restore a pod's kernel, with all that lives in it."""
-        pods_own = [c for c in self._containers if c.pod_id == pod_id and c.id != id]
-        others = [c.spec.metadata.name for c in pods_own if c.phase is not ContainerPhase.EXITED]
-        if others:
-            raise WrongState(
-                f"pod sandbox {pod_id!r} has other containers: {', '.join(others)}",
-                hint="a checkpoint is made of, and restored to, the only container of a pod",
-            )
+    def _others(self, pod_id: str, id: str) -> list[Container]:
+        """What the pod has beside container `id` and has not ended."""
+        found = (c for c in self._containers if c.pod_id == pod_id and c.id != id)
+        return [container for container in found if container.phase is not ContainerPhase.EXITED]
 
     # Restoring.
 
@@ -128,11 +124,13 @@ class Checkpoints:
         """The id of the image that the container was made of whose checkpoint the request names, after all was found
         good for a restore; "" if it names none."""
         path = spec.image.image
-        if not is_archive(path):
-            return ""
         handler = self._handlers[pod.handler]
+        if not is_archive(path):
+            if handler.capabilities.checkpoint:
+                _require_none_waits(pod.id, self._others(pod.id, ""))
+            return ""
         refusals.check_checkpoint(handler, self._handlers, pod.spec, spec)
-        self._require_alone(pod.id, "")
+        _require_alone(pod.id, self._others(pod.id, ""))
         config = await self._offload.call(archives.read, path, self._config.restore_from, timeout=READ_SECONDS)
         check(path, config, handler, self._health.probe(handler.name).version, spec)
         return config.ropewalk.image_id
@@ -166,12 +164,13 @@ class Checkpoints:
 
     async def undo(self, container: Container) -> None:
         """Of `restore_pod`; idempotent. What was made of a checkpoint waits for a container that does not come: no
-        other can live in that pod."""
+        other can live in that pod, unless one does, for which it was made anew."""
         if not is_archive(container.spec.image.image):
             return
+        pod_id = container.pod_id
         begun = os.path.lexists(self._path(container.id)) and not container.started_at
-        if begun and container.pod_id in self._pods:
-            self._pods.apply(container.pod_id, phases.notready, derivable=True)
+        if begun and pod_id in self._pods and not self._others(pod_id, container.id):
+            self._pods.apply(pod_id, phases.notready, derivable=True)
         for name in (container.id, f"{container.id}{PART}"):
             await self._remove(name)
 
@@ -192,6 +191,25 @@ class Checkpoints:
         for name in stray:
             await self._remove(name)
         return [self._path(name) for name in stray]
+
+
+def _require_alone(pod_id: str, others: Sequence[Container]) -> None:
+    """Handlers save and restore a pod's kernel, with all that lives in it."""
+    if others:
+        names = ", ".join(container.spec.metadata.name for container in others)
+        raise WrongState(
+            f"pod sandbox {pod_id!r} has other containers: {names}",
+            hint="a checkpoint is made of, and restored to, the only container of a pod",
+        )
+
+
+def _require_none_waits(pod_id: str, others: Sequence[Container]) -> None:
+    for one in others:
+        if is_archive(one.spec.image.image) and one.phase is not ContainerPhase.RUNNING:
+            raise WrongState(
+                f"pod sandbox {pod_id!r} waits for its container {one.spec.metadata.name!r} to be restored",
+                hint="start that one first",
+            )
 
 
 def is_archive(image: str) -> bool:

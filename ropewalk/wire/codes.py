@@ -2,57 +2,35 @@
 
 from __future__ import annotations
 
-import enum
 import errno
+
+import grpc
 
 from ropewalk.errors import Kind, RopewalkError
 
-
-class Status(enum.IntEnum):
-    """gRPC's status codes (grpc.StatusCode has the names, too)."""
-
-    OK = 0
-    CANCELLED = 1
-    UNKNOWN = 2
-    INVALID_ARGUMENT = 3
-    DEADLINE_EXCEEDED = 4
-    NOT_FOUND = 5
-    ALREADY_EXISTS = 6
-    PERMISSION_DENIED = 7
-    RESOURCE_EXHAUSTED = 8
-    FAILED_PRECONDITION = 9
-    ABORTED = 10
-    OUT_OF_RANGE = 11
-    UNIMPLEMENTED = 12
-    INTERNAL = 13
-    UNAVAILABLE = 14
-    DATA_LOSS = 15
-    UNAUTHENTICATED = 16
-
-
 CODES = {
-    Kind.INVALID: Status.INVALID_ARGUMENT,
-    Kind.NOT_FOUND: Status.NOT_FOUND,
-    Kind.EXISTS: Status.ALREADY_EXISTS,
-    Kind.STATE: Status.FAILED_PRECONDITION,
-    Kind.DENIED: Status.PERMISSION_DENIED,
-    Kind.TIMEOUT: Status.DEADLINE_EXCEEDED,
-    Kind.CANCELLED: Status.CANCELLED,
-    Kind.EXHAUSTED: Status.RESOURCE_EXHAUSTED,
-    Kind.UNAVAILABLE: Status.UNAVAILABLE,
-    Kind.UNSUPPORTED: Status.UNIMPLEMENTED,
-    Kind.CORRUPT: Status.DATA_LOSS,
-    Kind.INTERNAL: Status.INTERNAL,
+    Kind.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
+    Kind.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Kind.EXISTS: grpc.StatusCode.ALREADY_EXISTS,
+    Kind.STATE: grpc.StatusCode.FAILED_PRECONDITION,
+    Kind.DENIED: grpc.StatusCode.PERMISSION_DENIED,
+    Kind.TIMEOUT: grpc.StatusCode.DEADLINE_EXCEEDED,
+    Kind.CANCELLED: grpc.StatusCode.CANCELLED,
+    Kind.EXHAUSTED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Kind.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    Kind.UNSUPPORTED: grpc.StatusCode.UNIMPLEMENTED,
+    Kind.CORRUPT: grpc.StatusCode.DATA_LOSS,
+    Kind.INTERNAL: grpc.StatusCode.INTERNAL,
 }
 _KINDS = {code: kind for kind, code in CODES.items()} | {
-    Status.UNAUTHENTICATED: Kind.DENIED,
-    Status.ABORTED: Kind.STATE,
-    Status.OUT_OF_RANGE: Kind.INVALID,
+    grpc.StatusCode.UNAUTHENTICATED: Kind.DENIED,
+    grpc.StatusCode.ABORTED: Kind.STATE,
+    grpc.StatusCode.OUT_OF_RANGE: Kind.INVALID,
 }
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def kind(code: Status) -> Kind:
+def kind(code: grpc.StatusCode) -> Kind:
     """What a peer's status code means; UNKNOWN is INTERNAL."""
     return _KINDS.get(code, Kind.INTERNAL)
 

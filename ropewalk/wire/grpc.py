@@ -1,12 +1,9 @@
-"""gRPC over a unix socket: the server's side, on our own HTTP/2 (docs/decisions/0015), and the clients' channel.
+"""gRPC over a unix socket: the server's handlers made from service descriptors, and the clients' channel.
 
 A service is any object whose methods have the descriptor's names: `async def Name(request) -> message or bytes`,
 or an async generator of them where the method streams. What it does not have answers UNIMPLEMENTED. Requests are
 parsed and replies serialised here, so that a malformed request is INVALID_ARGUMENT, and a list may be given as
 bytes that were serialised before. Each call gets an operation id and one line in the log.
-
-On the wire (gRPC's PROTOCOL-HTTP2.md) a call is a POST to /service/method whose data are messages, each after a byte
-that says whether it is compressed and four of its length; the status comes in the trailers.
 """
 
 from __future__ import annotations
@@ -17,27 +14,25 @@ import errno
 import logging
 import operator
 import os
-import re
 import socket
 import time
-import zlib
-from collections.abc import AsyncGenerator, Callable
+import urllib.parse
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import grpc
 from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor, MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from ropewalk.errors import Invalid, Kind, RopewalkError
-from ropewalk.wire import codes, hpack, http2, operation
-from ropewalk.wire.codes import Status
+from ropewalk.wire import codes, operation
 
 LIMIT = 16 << 20  # bytes per message, both ways: what kubelet accepts (contract 1.1)
 DETAILS_LIMIT = 4096  # an error's text travels in HTTP/2 headers, of which clients accept 8 KiB
 SOCKET_MODE = 0o660
 PATH_LIMIT = 107  # sockaddr_un.sun_path
 PATIENCE = 1.0  # seconds for one that answers on our socket to go away
-BACKLOG = 128
 # What kubelet asks again and again: lists, conditions, and for each container probes (ExecSync) and its CPU set.
 QUIET = (
     "List",
@@ -50,17 +45,14 @@ QUIET = (
     "ExecSync",
     "UpdateContainerResources",
 )
-
-_PREFIX = 5  # bytes before a message
-_HEAD = bytes((0x88,)) + hpack.encode([(b"content-type", b"application/grpc")])  # 0x88 is ":status: 200"
-_NO_GRPC = hpack.encode([(b":status", b"415")])
-_TIMEOUT = re.compile(rb"(\d{1,8})([HMSmun])")
-_SECONDS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
-_ENCODINGS = (b"gzip", b"deflate")
-_EITHER = zlib.MAX_WBITS | 32  # of the two
+_OPTIONS = (
+    ("grpc.max_receive_message_length", LIMIT),
+    ("grpc.max_send_message_length", LIMIT),
+)
 
 log = logging.getLogger(__name__)
 
+Context = grpc.aio.ServicerContext[Any, Any]
 Read = Callable[[Any], str]
 
 SUBJECTS = (
@@ -73,149 +65,28 @@ SUBJECTS = (
 )
 
 
-class Failed(Exception):
-    """A call that ends with another status than OK."""
-
-    def __init__(self, status: Status, text: str) -> None:
-        self.status = status
-        self.text = text
-        super().__init__(f"{status.name}: {text}")
-
-
 class Server:
     """Serves `services` (descriptor, implementation) on a unix socket."""
 
     def __init__(self, services: list[tuple[ServiceDescriptor, object]]) -> None:
-        self._calls = {
-            f"/{service.full_name}/{method.name}".encode(): Call(method, getattr(implementation, method.name, None))
-            for service, implementation in services
-            for method in service.methods
-        }
-        self._connections: set[http2.Connection] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._server: asyncio.AbstractServer | None = None
-        self._path = ""
+        self._server = grpc.aio.server(options=_OPTIONS)
+        self._server.add_generic_rpc_handlers(tuple(_handlers(d, implementation) for d, implementation in services))
 
     async def start(self, path: str) -> None:
         """Answer on `path` (mode 0660). Kind.STATE if another process answers there."""
         await claim(path)
-        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         before = os.umask(0o777 & ~SOCKET_MODE)
         try:
-            listening.bind(path)
-        except OSError as error:
-            listening.close()
+            self._server.add_insecure_port(target(path))
+        except RuntimeError as error:
             raise RopewalkError(f"cannot listen on {path}: {error}", kind=Kind.STATE) from error
         finally:
             os.umask(before)
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(self._connected, sock=listening, backlog=BACKLOG)
-        self._path = path
+        await self._server.start()
 
     async def stop(self, grace: float) -> None:
         """No new calls; those under way have `grace` seconds."""
-        if self._server is None:
-            return
-        self._server.close()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path)
-        for connection in self._connections:
-            connection.leave()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=grace)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for connection in list(self._connections):
-            connection.close()
-
-    def _connected(self) -> http2.Connection:
-        connection = http2.Connection(self._requested, self._connections.discard, limit=LIMIT + _PREFIX)
-        self._connections.add(connection)
-        return connection
-
-    def _requested(self, stream: http2.Stream) -> None:
-        task = asyncio.get_running_loop().create_task(self._serve(stream))
-        stream.gone = task.cancel
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _serve(self, stream: http2.Stream) -> None:
-        """One call. The peer's deadline cancels it, as its leaving does; only the former is answered."""
-        if not stream.headers.get(b"content-type", b"").startswith(b"application/grpc"):
-            await stream.send(b"", b"", _NO_GRPC)
-            return
-        try:
-            async with asyncio.timeout(_deadline(stream.headers.get(b"grpc-timeout", b""))):
-                await self._answer(stream)
-        except TimeoutError:
-            failed = Failed(Status.DEADLINE_EXCEEDED, "the call's own deadline passed")
-            await stream.send(b"", b"", _trailers(failed, begun=stream.begun))
-        except Failed as error:
-            await stream.send(b"", b"", _trailers(error, begun=stream.begun))
-
-    async def _answer(self, stream: http2.Stream) -> None:
-        path = stream.headers.get(b":path", b"")
-        call = self._calls.get(path)
-        if call is None:
-            raise Failed(Status.UNIMPLEMENTED, f"no method {path.decode(errors='replace')[:100]}")
-        request = read_message(stream)
-        if not call.streams:
-            await stream.send(_HEAD, _prefixed(await call.answer(request)), _OK)
-            return
-        async with contextlib.aclosing(call.stream(request)) as replies:
-            async for reply in replies:
-                await stream.send(b"" if stream.begun else _HEAD, _prefixed(reply))
-        await stream.send(b"" if stream.begun else _HEAD, b"", _OK)
-
-
-def _deadline(timeout: bytes) -> float | None:
-    """Seconds; None where there is no deadline, or none that can be read."""
-    found = _TIMEOUT.fullmatch(timeout)
-    return int(found[1]) * _SECONDS[found[2]] if found else None
-
-
-def read_message(stream: http2.Stream) -> bytes:
-    """The one message of a request. Failed if it is none, or larger than LIMIT."""
-    body = stream.body
-    if stream.overflowed:
-        raise Failed(Status.RESOURCE_EXHAUSTED, f"the request has more than {LIMIT} bytes")
-    if len(body) < _PREFIX or int.from_bytes(body[1:_PREFIX], "big") != len(body) - _PREFIX:
-        raise Failed(Status.INTERNAL, f"the request is not one message: {len(body)} bytes, {bytes(body[:_PREFIX])!r}")
-    message = bytes(memoryview(body)[_PREFIX:])
-    return _decompressed(message, stream.headers.get(b"grpc-encoding", b"")) if body[0] else message
-
-
-def _decompressed(message: bytes, encoding: bytes) -> bytes:
-    if encoding not in _ENCODINGS:
-        raise Failed(Status.UNIMPLEMENTED, f"no compression {encoding.decode(errors='replace')[:100]!r}")
-    expander = zlib.decompressobj(_EITHER)
-    try:
-        expanded = expander.decompress(message, LIMIT + 1)
-    except zlib.error as error:
-        raise Failed(Status.INTERNAL, f"the request cannot be expanded: {error}") from error
-    if len(expanded) > LIMIT:
-        raise Failed(Status.RESOURCE_EXHAUSTED, f"the request has more than {LIMIT} bytes")
-    if not expander.eof:
-        raise Failed(Status.INTERNAL, "the request cannot be expanded: it is cut")
-    return expanded
-
-
-def _prefixed(message: bytes) -> bytes:
-    return b"\0" + len(message).to_bytes(4, "big") + message
-
-
-def _trailers(failed: Failed, *, begun: bool) -> bytes:
-    """Without anything before them they begin the answer, too."""
-    text = "".join(
-        char if " " <= char <= "~" and char != "%" else "".join(f"%{byte:02X}" for byte in char.encode())
-        for char in failed.text
-    )
-    trailers = hpack.encode([(b"grpc-status", b"%d" % failed.status), (b"grpc-message", text.encode())])
-    return trailers if begun else _HEAD + trailers
-
-
-_OK = hpack.encode([(b"grpc-status", b"0")])
+        await self._server.stop(grace)
 
 
 async def claim(path: str) -> None:
@@ -259,12 +130,39 @@ def is_socket(path: str) -> bool:
     return os.path.lexists(path) and (os.lstat(path).st_mode & 0o170000) == 0o140000
 
 
+def target(address: str) -> str:
+    """gRPC's name for a unix socket given as a path or as unix://path."""
+    path = address.removeprefix("unix:")
+    if path.startswith("//"):
+        path = path[2:]
+    return "unix:" + urllib.parse.quote(path)
+
+
+def channel(address: str) -> grpc.aio.Channel:
+    """A channel to the endpoint at `address` (a path, or unix://path)."""
+    options = (*_OPTIONS, ("grpc.default_authority", "localhost"), ("grpc.enable_retries", 0))
+    return grpc.aio.insecure_channel(target(address), options=options)
+
+
+def _handlers(service: ServiceDescriptor, implementation: object) -> grpc.GenericRpcHandler:
+    table: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+    for method in service.methods:
+        function = getattr(implementation, method.name, None)
+        call = Call(method, function)
+        if method.server_streaming and function is not None:
+            table[method.name] = grpc.unary_stream_rpc_method_handler(call.stream)
+        elif method.server_streaming:
+            table[method.name] = grpc.unary_stream_rpc_method_handler(call.answer)
+        else:
+            table[method.name] = grpc.unary_unary_rpc_method_handler(call.answer)
+    return grpc.method_handlers_generic_handler(service.full_name, table)
+
+
 class Call:
     """One method: parse, run, serialise, translate what goes wrong, log."""
 
     def __init__(self, method: MethodDescriptor, function: Callable[[Any], Any] | None) -> None:
         self.name = method.name
-        self.streams = method.server_streaming and function is not None
         self._function = function
         self._request = message_factory.GetMessageClass(method.input_type)
         self._subjects = _subjects(method.input_type)
@@ -272,8 +170,7 @@ class Call:
         self._secrets = _secrets(method.input_type)
         self._level = logging.DEBUG if method.name.startswith(QUIET) or method.name.endswith("Status") else logging.INFO
 
-    async def answer(self, data: bytes) -> bytes:
-        """The reply's bytes. Failed."""
+    async def answer(self, data: bytes, context: Context) -> bytes:
         operation.begin()
         began = time.perf_counter()
         request: Message | None = None
@@ -285,15 +182,14 @@ class Call:
             result = reply if isinstance(reply, bytes) else reply.SerializeToString()
             self._check_size(len(result))
         except BaseException as error:
-            failed = self._failed(error, request, began)
+            code, details = self._failed(error, request, began)
             if isinstance(error, asyncio.CancelledError):
                 raise
-            raise failed from error
+            await context.abort(code, details)
         self._done(request, reply, began)
         return result
 
-    async def stream(self, data: bytes) -> AsyncGenerator[bytes, None]:
-        """Each reply's bytes. Failed."""
+    async def stream(self, data: bytes, context: Context) -> AsyncIterator[bytes]:
         operation.begin()
         began = time.perf_counter()
         request: Message | None = None
@@ -306,7 +202,8 @@ class Call:
             self._done(request, None, began)
             raise
         except Exception as error:
-            raise self._failed(error, request, began) from error
+            code, details = self._failed(error, request, began)
+            await context.abort(code, details)
         self._done(request, None, began)
 
     def _parse(self, data: bytes) -> Message:
@@ -327,22 +224,22 @@ class Call:
         if log.isEnabledFor(self._level):
             log.log(self._level, "call", extra=self._facts(request, reply, began) | {"code": "OK"})
 
-    def _failed(self, error: BaseException, request: Message | None, began: float) -> Failed:
+    def _failed(self, error: BaseException, request: Message | None, began: float) -> tuple[grpc.StatusCode, str]:
         """The code and text that the caller gets; the log gets the traceback of what nobody expected."""
         facts = self._facts(request, None, began)
         if isinstance(error, asyncio.CancelledError):
             log.info("call", extra=facts | {"code": "CANCELLED"})
-            return Failed(Status.CANCELLED, "")
+            return grpc.StatusCode.CANCELLED, ""
         seen = codes.expected(error)
         if seen is None:
             log.error("call", extra=facts | {"code": "INTERNAL"}, exc_info=error)
             text = f"{type(error).__name__}: {error}"
-            return Failed(Status.INTERNAL, self._redacted(f"{text} (operation {operation.current()})", request))
+            return grpc.StatusCode.INTERNAL, self._redacted(f"{text} (operation {operation.current()})", request)
         code = codes.CODES[seen.kind]
         text = self._redacted("; ".join([str(seen), *notes(error)]), request)
         level = logging.ERROR if seen.kind is Kind.INTERNAL else self._level
         log.log(level, "call", extra=facts | {"code": code.name, "error": text})
-        return Failed(code, text)
+        return code, text
 
     def _facts(self, request: Message | None, reply: Any, began: float) -> dict[str, object]:
         """What the log line says: method, ids and names (nothing else of a request is logged), milliseconds."""

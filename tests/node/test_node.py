@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-from pathlib import Path
-
-import pytest
-
 from ropewalk.spec.image import ImageSpec
 from tools import images, trace, workload
 from tools import node as nodes
@@ -53,17 +48,3 @@ async def test_two_nodes_do_not_meet(registry: Registry) -> None:
         assert [pod.id for pod in await second.client.pods()] == [second.id]
         await first.client.close()
         await second.client.close()
-
-
-@pytest.mark.parametrize("same", ["--root", "--state"])
-async def test_a_second_daemon_on_the_same_directory_refuses(registry: Registry, tmp_path: Path, same: str) -> None:
-    async with nodes.Node(registry) as node:
-        command = node.command()
-        for flag in ("--root", "--state", "--address"):
-            if flag != same:
-                command[command.index(flag) + 1] = str(tmp_path / flag)
-        second = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-        assert second.returncode != 0
-        assert f"another ropewalk daemon holds {node.root if same == '--root' else node.state}" in second.stderr
-        async with node.client() as client:
-            assert (await client.status()).condition("RuntimeReady").status

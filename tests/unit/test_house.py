@@ -160,13 +160,6 @@ def test_help_is_cheap() -> None:
     )
 
 
-def test_the_daemon_does_not_load_grpcio() -> None:
-    """It is the clients' (docs/decisions/0015): 60 ms of a start, and memory."""
-    program = "import sys, ropewalk.daemon.main; print('grpc' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
-
-
 def test_the_version_is_said_once(project: dict[str, Any]) -> None:
     assert "version" in project["project"]["dynamic"]
     assert re.fullmatch(r"\d+\.\d+\.\d+\w*", VERSION)

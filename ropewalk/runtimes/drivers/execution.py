@@ -23,7 +23,7 @@ import os
 import resource
 import secrets
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ropewalk import ids
@@ -67,26 +67,41 @@ async def run(
         log, child, outputs = start(
             runtime, id, marked(description, mark), limit, stack, options, {} if pid_file else {PID_FD: began}
         )
-        try:
-            async with asyncio.timeout(timeout or None):
+        async with within(timeout, id, description, lambda: end(cgroups, path, child, mark=mark)):
+            code = await child.wait()
+            if pid_file and not code:
+                child = adopt(pid_file, description)
                 code = await child.wait()
-                if pid_file and not code:
-                    child = adopt(pid_file, description)
-                    code = await child.wait()
-                    code = code if code >= 0 else 128 - code
-        except (TimeoutError, asyncio.CancelledError) as error:
-            await asyncio.shield(asyncio.ensure_future(end(cgroups, path, child, mark=mark)))
-            if isinstance(error, asyncio.CancelledError):
-                raise
-            text = f"container {ids.short(id)}: command {description['args'][0]!r} did not end within {timeout:g} s"
-            raise RopewalkError(text, hint="it and its children were killed", kind=Kind.TIMEOUT) from None
-        stdout, stderr = (output.finish() for output in outputs)
-        if code and (message := command.parse_log(os.pread(log, command.LOG_LIMIT, 0))):
-            raise command.failure(id, "exec", message)
-        unborn = code == UNSAID and not pid_file and not os.fstat(began).st_size
-    if unborn:
-        text = f"container {ids.short(id)}: exec: {description['args'][0]!r} was killed before it began"
-        raise RopewalkError(text, hint="the container was out of memory, or ended at that moment")
+                code = code if code >= 0 else 128 - code
+        result = collected(id, code, log, outputs, limit)
+        if code == UNSAID and not pid_file and not os.fstat(began).st_size:
+            text = f"container {ids.short(id)}: exec: {description['args'][0]!r} was killed before it began"
+            raise RopewalkError(text, hint="the container was out of memory, or ended at that moment")
+        return result
+
+
+@contextlib.asynccontextmanager
+async def within(
+    timeout: float, id: str, description: dict[str, Any], end: Callable[[], Coroutine[Any, Any, None]]
+) -> AsyncIterator[None]:
+    """Whoever waits inside does so for `timeout` seconds (0: for ever); then, or if the caller leaves, `end` takes the
+    command away."""
+    try:
+        async with asyncio.timeout(timeout or None):
+            yield
+    except (TimeoutError, asyncio.CancelledError) as error:
+        await asyncio.shield(asyncio.ensure_future(end()))
+        if isinstance(error, asyncio.CancelledError):
+            raise
+        text = f"container {ids.short(id)}: command {description['args'][0]!r} did not end within {timeout:g} s"
+        raise RopewalkError(text, hint="it and its children were killed", kind=Kind.TIMEOUT) from None
+
+
+def collected(id: str, code: int, log: int, outputs: Iterable[spawn.Output], limit: int) -> ExecResult:
+    """What a command that has ended leaves. Raises what the runtime says in its log instead of running it."""
+    stdout, stderr = (output.finish() for output in outputs)
+    if code and (message := command.parse_log(os.pread(log, command.LOG_LIMIT, 0))):
+        raise command.failure(id, "exec", message)
     if code < 0:
         raise RopewalkError(f"container {ids.short(id)}: exec: the runtime was ended by signal {-code}")
     return ExecResult(code=code, stdout=stdout, stderr=stderr[: limit - len(stdout)])

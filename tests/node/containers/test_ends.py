@@ -87,7 +87,7 @@ async def test_stop_returns_as_soon_as_it_obeys(sandbox: workload.Pod, client: c
     await sandbox.says("ready")
     began = time.monotonic()
     await client.stop(id, 30)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     status = await client.container_status(id)
     assert (status.state, status.exit_code) == (values.ContainerState.EXITED, 5)
     await client.stop(id, 30)  # once more is fine, so is what does not exist
@@ -99,7 +99,7 @@ async def test_stop_kills_what_does_not_obey(sandbox: workload.Pod, client: cri.
     await sandbox.says("ready")
     began = time.monotonic()
     await client.stop(id, 1)
-    assert 1 <= time.monotonic() - began < 5
+    assert 1 <= time.monotonic() - began < 20
     assert (await client.container_status(id)).exit_code == 137
 
 
@@ -108,7 +108,7 @@ async def test_of_concurrent_stops_the_shortest_wins(sandbox: workload.Pod, clie
     await sandbox.says("ready")
     began = time.monotonic()
     await asyncio.gather(client.stop(id, 60), client.stop(id, 0))
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     assert (await client.container_status(id)).exit_code == 137
 
 

@@ -74,14 +74,12 @@ def processes(node: nodes.Node) -> Iterator[str]:
     daemon = node.process.pid if node.process is not None else 0
     marks = (str(node.base).encode(), node.instance.encode(), node.instance.replace("-", "_").encode())
     for pid in process.pids():
-        stat = process.stat(pid)
-        if stat is None or stat.state == "Z" or pid == daemon:
+        if pid == daemon or not any(mark in text for text in texts(pid) for mark in marks):
             continue
-        argv = process.command_line(pid)
-        if stat.parent == daemon and argv and b"python" in argv[0]:
+        stat, argv = process.stat(pid), process.command_line(pid)
+        if stat is None or stat.state == "Z" or (stat.parent == daemon and argv and b"python" in argv[0]):
             continue
-        if any(mark in text for text in texts(pid) for mark in marks):
-            yield f"process {pid} since {stat.start}"
+        yield f"process {pid} since {stat.start}"
 
 
 def texts(pid: int) -> Iterator[bytes]:

@@ -13,7 +13,7 @@ import grpc
 
 from ropewalk.client import cri
 from ropewalk.errors import Kind, RopewalkError
-from ropewalk.wire import channel
+from ropewalk.wire import grpc as wire
 from tests.node.kill import kernel
 from tools import node as nodes
 from tools import workload
@@ -28,7 +28,7 @@ class Client(cri.Client):
     def __init__(self, address: str) -> None:
         super().__init__(address)
         options = (("grpc.use_local_subchannel_pool", 1), ("grpc.default_authority", "localhost"))
-        self._channel = grpc.aio.insecure_channel(channel.target(address), options=options)
+        self._channel = grpc.aio.insecure_channel(wire.target(address), options=options)
 
 
 class Node(nodes.Node):

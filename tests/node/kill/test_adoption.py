@@ -46,7 +46,7 @@ async def test_a_hundred_pods_are_adopted(node: killable.Node) -> None:
         pods = await asyncio.gather(*(run(number) for number in range(PODS)))
         ids = {pod.id for pod in pods}
     took = [await adopted(node, ids)]
-    while took[-1] >= TARGET:  # other tests run beside
+    while took[-1] >= TARGET:  # its workers, and this test, had to wait for a CPU, too
         assert len(took) < ATTEMPTS, took
         took.append(await adopted(node, ids))
     async with node.client() as client:
@@ -59,12 +59,18 @@ async def test_a_hundred_pods_are_adopted(node: killable.Node) -> None:
 
 
 async def adopted(node: killable.Node, ids: set[str]) -> float:
-    """Kill the daemon; seconds from the next one's start until it watches every container; lists are whole."""
+    """Kill the daemon; seconds from the next one's start until it watches every container, without those that it
+    waited for a CPU; lists are whole."""
     node.kill()
     began = time.monotonic()
     await node.start()
     async with node.client() as client:
         while held_processes(node.pid) < PODS:
             assert {found.id for found in await client.pods()} == ids
-            assert time.monotonic() - began < 30
-        return time.monotonic() - began
+            assert time.monotonic() - began < 60
+        return time.monotonic() - began - waited(node.pid)
+
+
+def waited(pid: int) -> float:
+    """Seconds that a process's first thread could have run, and did not (Documentation/scheduler/sched-stats.rst)."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9

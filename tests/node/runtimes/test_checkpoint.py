@@ -83,6 +83,10 @@ async def test_what_has_ended_is_no_part_of_it(
     assert (await client.container_status(early)).exit_code == 4
     await client.remove(early)
     assert (await client.pod_status(other.id)).state is values.PodSandboxState.READY
+    sidecar = await other.start("sidecar", "sh", "-c", "echo beside; sleep 600")
+    assert await other.says("beside", "sidecar") == "beside\n"
+    await client.stop(sidecar, 0)
+    assert (await client.container_status(sidecar)).exit_code == 137
     with pytest.raises(RopewalkError, match="has other containers: main"):
         await other.create("late", reference=str(tmp_path / "a.tar"))
 

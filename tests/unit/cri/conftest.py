@@ -18,7 +18,6 @@ from ropewalk.runtimes.apparmor import AppArmor
 from ropewalk.runtimes.handler import Probe
 from ropewalk.runtimes.health import Health
 from ropewalk.runtimes.registry import Handlers
-from ropewalk.wire import channel as channels
 from ropewalk.wire import grpc as wire
 from ropewalk.wire.pb import cri_pb2 as pb
 from tests.fakes import domain, world
@@ -130,7 +129,7 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
     probing = asyncio.create_task(node.health.run())
     server = wire.Server(node.services())
     await server.start(str(tmp_path / "s"))
-    async with channels.channel(str(tmp_path / "s")) as node.channel:
+    async with wire.channel(str(tmp_path / "s")) as node.channel:
         yield node
     await server.stop(0)
     probing.cancel()

@@ -319,6 +319,41 @@ async def test_a_restored_container_that_is_never_started_costs_its_pod(able: Be
     assert left(able) == []
 
 
+async def test_no_other_comes_before_the_restored_one_runs(able: Bench, place: Path) -> None:
+    path = place / "a.tar"
+    await able.daemon.containers.checkpoint(await running(able), str(path), 0)
+    container = await restored(able, path)
+    with pytest.raises(RopewalkError, match="waits for its container 'c' to be restored") as caught:
+        await able.daemon.containers.create(container.pod_id, container_spec("sidecar"))
+    assert caught.value.kind is Kind.STATE
+    await able.daemon.containers.start(container.id)
+    await able.daemon.containers.create(container.pod_id, container_spec("sidecar"))
+
+
+async def test_an_attempt_that_failed_does_not_cost_the_next_its_pod(able: Bench, place: Path) -> None:
+    path = place / "a.tar"
+    await able.daemon.containers.checkpoint(await running(able), str(path), 0)
+    first = await restored(able, path)
+
+    async def hook(point: str) -> None:
+        if point == "start":
+            raise RopewalkError("no")
+
+    able.world.hook = hook
+    with pytest.raises(RopewalkError, match="no"):
+        await able.daemon.containers.start(first.id)
+    able.world.hook = no_hook
+    second = await restored(able, path, attempt=1)
+    await able.daemon.containers.remove(first.id)
+    assert able.daemon.sandboxes.get(first.pod_id).phase is PodPhase.READY
+    await able.daemon.containers.start(second.id)
+    assert left(able) == []
+
+
+async def no_hook(_: str) -> None:
+    """Nothing happens."""
+
+
 def test_every_field_of_a_status_is_one_of_the_cris() -> None:
     from ropewalk.wire.pb import cri_pb2 as pb
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 
+import grpc
 import pytest
 
 from ropewalk.errors import Invalid, Kind, NotFound
@@ -21,7 +22,7 @@ def test_a_kind_survives_the_wire(kind: Kind) -> None:
 
 
 def test_an_unknown_code_is_internal() -> None:
-    assert codes.kind(codes.Status.UNKNOWN) is Kind.INTERNAL
+    assert codes.kind(grpc.StatusCode.UNKNOWN) is Kind.INTERNAL
 
 
 def test_expected_finds_what_a_caller_may_see() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
 import logging
 import os
 import socket
@@ -16,9 +15,8 @@ import grpc
 import pytest
 
 from ropewalk.errors import Invalid, Kind, NotFound, RopewalkError
-from ropewalk.wire import channel as channels
-from ropewalk.wire import codes, hpack, http2, operation
 from ropewalk.wire import grpc as wire
+from ropewalk.wire import operation
 from ropewalk.wire.pb import cri_pb2 as pb
 
 RUNTIME = pb.DESCRIPTOR.services_by_name["RuntimeService"]
@@ -29,7 +27,7 @@ class Runtime:
     """What a service looks like: some methods of the descriptor, misbehaving on demand."""
 
     def __init__(self) -> None:
-        self.begun, self.may_end, self.cancelled = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.begun, self.cancelled = asyncio.Event(), asyncio.Event()
         self.operations: list[str] = []
 
     async def Version(self, request: pb.VersionRequest) -> pb.VersionResponse:  # noqa: N802
@@ -52,9 +50,6 @@ class Runtime:
                 raise Invalid(os.fsdecode(b"no file \xff\xfe") + "é" * 5000)
             case "defect":
                 raise ZeroDivisionError("oops")
-            case "patient":
-                self.begun.set()
-                await self.may_end.wait()
             case "slow":
                 self.begun.set()
                 try:
@@ -89,7 +84,7 @@ async def channel(tmp_path: Path, runtime: Runtime) -> AsyncIterator[grpc.aio.Ch
     server = wire.Server([(RUNTIME, runtime), (IMAGES, Images())])
     path = str(tmp_path / "s")
     await server.start(path)
-    async with channels.channel("unix://" + path) as channel:
+    async with wire.channel("unix://" + path) as channel:
         yield channel
     await server.stop(0)
 
@@ -223,92 +218,6 @@ async def test_a_caller_who_leaves_cancels(channel: grpc.aio.Channel, runtime: R
         await runtime.cancelled.wait()
 
 
-async def test_calls_under_way_may_end_when_the_server_does(tmp_path: Path, runtime: Runtime) -> None:
-    server = wire.Server([(RUNTIME, runtime)])
-    path = tmp_path / "s"
-    await server.start(str(path))
-    async with channels.channel(str(path)) as channel, asyncio.timeout(20):
-        request = pb.StopContainerRequest(container_id="patient")
-        method = "RuntimeService/StopContainer"
-        calling = asyncio.ensure_future(call(channel, method, request, pb.StopContainerResponse))
-        await runtime.begun.wait()
-        stopping = asyncio.ensure_future(server.stop(10))
-        while path.exists():
-            await asyncio.sleep(0)
-        runtime.may_end.set()
-        assert await calling == pb.StopContainerResponse()
-        await stopping
-
-
-async def test_many_calls_at_a_time_on_one_connection(channel: grpc.aio.Channel) -> None:
-    """Answers larger than what a client takes at once, all of them under way."""
-
-    async def one(size: int) -> None:
-        request = pb.ListContainersRequest(filter=pb.ContainerFilter(id=str(size)))
-        reply = await call(channel, "RuntimeService/ListContainers", request, pb.ListContainersResponse)
-        assert len(reply.containers[0].id) == size
-
-    await asyncio.gather(*(one(100_000 + number) for number in range(50)))
-
-
-async def test_a_request_may_be_compressed(channel: grpc.aio.Channel) -> None:
-    for compression in (grpc.Compression.Gzip, grpc.Compression.Deflate):
-        request = pb.StopContainerRequest(container_id="absent" + " " * 10_000)
-        await call(channel, "RuntimeService/StopContainer", request, pb.StopContainerResponse, compression=compression)
-
-
-async def spoken(path: Path, body: bytes, **headers: str) -> dict[bytes, bytes]:
-    """What a request without a client's help is answered, in one block of headers."""
-    asked = {":method": "POST", ":path": "/runtime.v1.RuntimeService/Version", "content-type": "application/grpc"}
-    block = hpack.encode([(name.encode(), value.encode()) for name, value in {**asked, **headers}.items()])
-    reader, writer = await asyncio.open_unix_connection(str(path))
-    writer.write(http2.PREFACE + http2.encode(http2.Kind.SETTINGS, 0))
-    writer.write(http2.encode(http2.Kind.HEADERS, 1, block, http2.END_HEADERS))
-    for start in range(0, len(body), http2.FRAME_SIZE):
-        writer.write(http2.encode(http2.Kind.DATA, 1, body[start : start + http2.FRAME_SIZE]))
-    writer.write(http2.encode(http2.Kind.DATA, 1, flags=http2.END_STREAM))
-    frames = http2.FrameReader()
-    try:
-        async with asyncio.timeout(20):
-            while data := await reader.read(65536):
-                for frame in frames.feed(data):
-                    if frame.kind == http2.Kind.HEADERS:
-                        return dict(hpack.Decoder().decode(frame.data))
-    finally:
-        writer.close()
-    raise EOFError
-
-
-def message(data: bytes, *, compressed: bool = False) -> bytes:
-    return bytes((compressed,)) + len(data).to_bytes(4, "big") + data
-
-
-async def test_who_speaks_no_grpc_is_told_so(channel: grpc.aio.Channel, tmp_path: Path) -> None:
-    answer = await spoken(tmp_path / "s", b"{}", **{"content-type": "application/json"})
-    assert answer == {b":status": b"415"}
-
-
-@pytest.mark.parametrize("body", [b"", b"\0\0", message(b"")[:-1], message(b"") * 2, b"\0\xff\xff\xff\xff"])
-async def test_a_request_is_one_message(channel: grpc.aio.Channel, tmp_path: Path, body: bytes) -> None:
-    answer = await spoken(tmp_path / "s", body)
-    assert (answer[b":status"], answer[b"grpc-status"]) == (b"200", b"%d" % codes.Status.INTERNAL)
-
-
-@pytest.mark.parametrize(
-    ("encoding", "data", "status"),
-    [
-        ("br", b"x", codes.Status.UNIMPLEMENTED),
-        ("gzip", b"x", codes.Status.INTERNAL),
-        ("gzip", gzip.compress(bytes(wire.LIMIT + 1)), codes.Status.RESOURCE_EXHAUSTED),
-    ],
-)
-async def test_what_cannot_be_expanded(
-    channel: grpc.aio.Channel, tmp_path: Path, encoding: str, data: bytes, status: codes.Status
-) -> None:
-    answer = await spoken(tmp_path / "s", message(data, compressed=True), **{"grpc-encoding": encoding})
-    assert answer[b"grpc-status"] == b"%d" % status
-
-
 async def test_a_stream_is_a_sequence_of_messages(channel: grpc.aio.Channel) -> None:
     method: Any = channel.unary_stream("/runtime.v1.RuntimeService/StreamContainers")
     replies = [pb.StreamContainersResponse.FromString(data) async for data in method(b"")]
@@ -371,4 +280,4 @@ async def test_a_path_that_no_socket_can_have(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("address", ["/run/a b.sock", "unix:///run/a b.sock", "unix:/run/a b.sock"])
 def test_addresses(address: str) -> None:
-    assert channels.target(address) == "unix:/run/a%20b.sock"
+    assert wire.target(address) == "unix:/run/a%20b.sock"

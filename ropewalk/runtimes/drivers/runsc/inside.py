@@ -14,8 +14,7 @@ import functools
 import os
 from typing import Any
 
-from ropewalk import ids
-from ropewalk.errors import Kind, RopewalkError
+from ropewalk.errors import RopewalkError
 from ropewalk.linux import spawn
 from ropewalk.runtimes.drivers import command, execution, interactive
 from ropewalk.runtimes.drivers.runsc import sentry
@@ -35,22 +34,13 @@ async def run(
         inner = stack.enter_context(execution.memory_file("inner-pid"))
         options = ["--internal-pid-file", f"/proc/self/fd/{PID_FD}"]
         log, child, outputs = execution.start(runtime, id, description, limit, stack, options, {PID_FD: inner})
-        try:
-            async with asyncio.timeout(timeout or None):
-                code = await child.wait()
-        except (TimeoutError, asyncio.CancelledError) as error:
-            root = int(os.pread(inner, 32, 0) or b"0")
-            await asyncio.shield(asyncio.ensure_future(end(runtime, id, root, child)))
-            if isinstance(error, asyncio.CancelledError):
-                raise
-            text = f"container {ids.short(id)}: command {description['args'][0]!r} did not end within {timeout:g} s"
-            raise RopewalkError(text, hint="it and its children were killed", kind=Kind.TIMEOUT) from None
-        stdout, stderr = (output.finish() for output in outputs)
-        if code and (message := command.parse_log(os.pread(log, command.LOG_LIMIT, 0))):
-            raise command.failure(id, "exec", message)
-    if code < 0:
-        raise RopewalkError(f"container {ids.short(id)}: exec: the runtime was ended by signal {-code}")
-    return ExecResult(code=code, stdout=stdout, stderr=stderr[: limit - len(stdout)])
+
+        async def ended() -> None:
+            await end(runtime, id, int(os.pread(inner, 32, 0) or b"0"), child)
+
+        async with execution.within(timeout, id, description, ended):
+            code = await child.wait()
+        return execution.collected(id, code, log, outputs, limit)
 
 
 async def start(
