@@ -90,7 +90,7 @@ async def test_a_caller_that_leaves_ends_the_command(box: Box, place: Place) -> 
 
 async def test_what_is_left_in_the_background_lives_on(box: Box, place: Place) -> None:
     await box.exec("sh", "-c", "sleep 75 &", timeout=5)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while len(running(place, "75")) != 1:  # between its fork and its exec it is still called sh
             await asyncio.sleep(0.01)
 

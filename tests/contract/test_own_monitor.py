@@ -258,7 +258,7 @@ async def test_a_killed_wait_is_run_again(script: Maker) -> None:
     one = script("until [ -e end ]; do sleep 0.05; done; exit 8", {"gvisor": ""})
     await one.create()
     await one.start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not (waiting := waiters(one.task.monitor_pid)):  # it may not have come to its exec yet
             await asyncio.sleep(0.01)
     os.kill(waiting[0], signal.SIGKILL)

@@ -76,7 +76,7 @@ async def test_orphans_die_with_their_container(run_pod: RunPod, client: cri.Cli
     assert len(orphans) == 3
     os.kill(await proc.pid_of(client, id), signal.SIGKILL)
     await sandbox.exited(id)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while any(process.is_alive(pid, start) for pid, start in orphans.items()):
             await asyncio.sleep(0.01)
     assert proc.members(group) == []

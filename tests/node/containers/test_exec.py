@@ -58,7 +58,7 @@ async def test_it_returns_when_the_command_exits(client: cri.Client, id: str) ->
     done = await client.exec_sync(id, ["sh", "-c", "sleep 603 & echo hi"], timeout=30)
     assert done.stdout == b"hi\n"
     group = proc.cgroup_of(await proc.pid_of(client, id))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not sleepers(group, b"603"):  # between its fork and its exec it is a shell
             await asyncio.sleep(0.01)
 
@@ -76,7 +76,7 @@ async def test_a_timeout_takes_the_children_along(client: cri.Client, id: str) -
 async def test_a_caller_that_leaves_takes_the_command_along(client: cri.Client, id: str) -> None:
     group = proc.cgroup_of(await proc.pid_of(client, id))
     calling = asyncio.ensure_future(client.exec_sync(id, ["sleep", "605"]))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not sleepers(group, b"605"):
             await asyncio.sleep(0.01)
         calling.cancel()

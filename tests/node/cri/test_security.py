@@ -174,7 +174,7 @@ async def test_pids_are_the_pods_the_containers_or_the_nodes(shells: Shells) -> 
     shared = await shells.pod(pid=NamespaceMode.POD)
     assert (await shells.say(script, of=shared)).stdout == "catatonit\n"
     await shells.start(shared, "sleep", "7654")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while "sleep 7654" not in (await shells.say("ps", of=shared)).stdout:
             await asyncio.sleep(0.05)  # `start` returns before the process has come to its exec
     node = await shells.say(f"cat /proc/{os.getpid()}/comm", of=await shells.pod(pid=NamespaceMode.NODE))

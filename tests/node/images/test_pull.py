@@ -214,7 +214,7 @@ async def test_removal_frees_what_nothing_else_needs(images: Store, fake: fakes.
     assert images.snapshotter.list() == []
     assert list(images.images.layers) == []
     assert images.images.usage().bytes == 0
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while _bytes_below(images.root / "snapshots") + _bytes_below(images.root / "content"):
             await asyncio.sleep(0.02)
 
@@ -380,7 +380,7 @@ async def test_a_pull_goes_on_while_anybody_wants_it(images: Store, fake: fakes.
     first = asyncio.ensure_future(images.puller.pull(f"{fake.host}/test/image:1"))
     await gate.reached.wait()
     second = asyncio.ensure_future(images.puller.pull(f"{fake.host}/test/image:2"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while len(fake.asked(ending=two.layers[1].digest)) == 0:
             await asyncio.sleep(0.01)
     first.cancel()
@@ -450,7 +450,7 @@ async def test_a_full_disk_is_said_and_leaves_room(reopen: Reopen, fake: fakes.R
             await images.puller.pull(f"{fake.host}/test/image:big")
         assert caught.value.kind is Kind.EXHAUSTED
         await images.undone()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while os.statvfs(small).f_bavail * 4096 < 20 << 20:
                 await asyncio.sleep(0.02)
         await images.puller.pull(f"{fake.host}/test/image:small")

@@ -15,7 +15,7 @@ from tools import workload
 NODE_CLASS = killable.Node
 NODE_CONFIG = "ready = 0\n"  # [network]
 
-LINES = 6000
+LINES = 3000
 SCRIPT = f"i=0; while [ $i -lt {LINES} ]; do echo line $i; i=$((i+1)); [ $((i % 50)) = 0 ] && sleep 0.04; done"
 EXPECTED = [f"line {number}" for number in range(LINES)]
 
@@ -49,7 +49,7 @@ async def printing(node: killable.Node, client: cri.Client) -> tuple[workload.Po
 async def test_two_kills_lose_and_repeat_nothing(node: killable.Node) -> None:
     async with node.client() as client:
         pod, id, log = await printing(node, client)
-    for lines in (500, 2500):
+    for lines in (300, 1500):
         await written(log, lines)
         node.kill()
         await written(log, lines + 200)  # it goes on without a daemon

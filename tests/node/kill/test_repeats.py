@@ -146,7 +146,7 @@ async def test_stop_and_remove_overtake_a_create(node: killable.Node, kind: str,
     async with node.client() as client:
         pod = await workload.run_pod(client, points.pod_spec(node, kind))
         spec = workload.container_spec("main", "sleep", "600", of=pod.spec)
-        async with slow_create(node, client, pod, spec) as creating, asyncio.timeout(10):
+        async with slow_create(node, client, pod, spec) as creating, asyncio.timeout(60):
             await (client.stop_pod(pod.id) if stop else client.remove_pod(pod.id))
             with pytest.raises(RopewalkError):
                 await creating
@@ -164,7 +164,7 @@ async def test_a_slow_create_holds_no_other_pod(node: killable.Node) -> None:
     async with node.client() as client:
         slow = await workload.run_pod(client, points.pod_spec(node, "host"))
         spec = workload.container_spec("main", "sleep", "600", of=slow.spec)
-        async with slow_create(node, client, slow, spec), asyncio.timeout(10):
+        async with slow_create(node, client, slow, spec), asyncio.timeout(60):
             other = await workload.run_pod(client, points.pod_spec(node, "network"))
             await other.exited(await other.start("main", "true"))
             await other.remove()

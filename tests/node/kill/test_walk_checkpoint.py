@@ -91,7 +91,7 @@ async def test_save(node: killable.Node, tmp_path: Path, point: str) -> None:
         sandbox = workload.Pod(client, sandbox.id, sandbox.spec)
         await client.exec_sync(id, ["true"])
         await goes_on(sandbox)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while os.listdir(node.root / "checkpoints"):
                 await asyncio.sleep(0.02)
         await client.checkpoint(id, str(places / "b.tar"))
@@ -127,7 +127,7 @@ async def test_restore(node: killable.Node, archive: Path, point: str) -> None:
 
 
 async def not_ready(client: cri.Client, id: str) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (await client.pod_status(id)).state is values.PodSandboxState.READY:
             await asyncio.sleep(0.02)
 
@@ -158,7 +158,7 @@ async def test_a_sentry_that_dies_while_it_is_saved(node: killable.Node, tmp_pat
         [sentry] = processes(node, b"runsc-sandbox")
         os.kill(sentry, signal.SIGSTOP)  # so that it cannot have been quicker
         saving = asyncio.ensure_future(client.checkpoint(sandbox.containers["main"], str(tmp_path / "a.tar")))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not any(b"checkpoint" in line for line in arguments(node)):
                 await asyncio.sleep(0.01)
         os.kill(sentry, signal.SIGKILL)

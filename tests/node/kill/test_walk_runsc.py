@@ -91,7 +91,7 @@ async def test_a_killed_sentry_ends_its_containers(node: killable.Node) -> None:
         os.kill(sentry, signal.SIGKILL)
         for id in (sandbox.containers["main"], other):
             assert (await sandbox.exited(id)).exit_code == 137
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while (await client.pod_status(sandbox.id)).state is values.PodSandboxState.READY:
                 await asyncio.sleep(0.02)
         await sandbox.remove()

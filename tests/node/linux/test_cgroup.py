@@ -126,7 +126,7 @@ async def test_statistics_move(cgroups: cgroup.Cgroups, path: str) -> None:
     os.write(gate_write, b"go\n")
     os.close(gate_write)
     wanted = 3_000_000 if "memory" in cgroups.controllers() else 0
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not (found := cgroups.stats(path)) or not found.cpu_usage_ns or (found.memory_rss or 0) < wanted:
             await asyncio.sleep(0.01)
     await cgroups.kill(path)

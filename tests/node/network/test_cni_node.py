@@ -64,7 +64,7 @@ NS_GET_USERNS = 0xB701  # linux/nsfs.h
 
 async def network_ready(client: cri.Client, wanted: bool) -> str:
     """The condition's message once it is as wanted."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while True:
         condition = (await client.status()).condition("NetworkReady")
         if condition.status == wanted:

@@ -154,7 +154,7 @@ async def answered(client: socket.socket, server: socket.socket, address: str) -
     """The client's address as the server sees it; "" if nothing comes."""
     loop = asyncio.get_running_loop()
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await loop.sock_sendto(client, b"question", (address, 5353))
             _, peer = await loop.sock_recvfrom(server, 100)
             await loop.sock_sendto(server, b"answer", peer)

@@ -101,7 +101,7 @@ async def test_a_dead_restored_sentry_makes_its_pod_not_ready(
     info = json.loads((await client.inspect(restored, verbose=True))[1]["info"])
     os.kill(info["pid"], signal.SIGKILL)
     assert (await other.exited(restored)).exit_code == 137
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (await client.pod_status(other.id)).state is values.PodSandboxState.READY:
             await asyncio.sleep(0.02)
 

@@ -119,7 +119,7 @@ async def test_a_ready_made_seccomp_filter_is_the_same_filter(place: Place) -> N
     for _ in range(2):
         box = await run(handler, place.plan("sleep", "100", linux=linux))
         programs.append(Path(handler.root, box.id, "seccomp.bpf").read_bytes())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while "Seccomp:\t2\n" not in Path(f"/proc/{box.task.pid}/status").read_text():
                 await asyncio.sleep(0.01)  # `start` returns before the process has come to its exec
         refusals.append((await box.exec("busybox", "mkdir", "/tmp/x")).stderr)

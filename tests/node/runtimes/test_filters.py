@@ -137,7 +137,7 @@ async def place(tmp_path: Path) -> AsyncIterator[boxes.Place]:
 
 async def filtered(box: boxes.Box) -> None:
     """`start` returns before the process has come to its filter."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while "Seccomp:\t2\n" not in Path(f"/proc/{box.task.pid}/status").read_text():
             await asyncio.sleep(0.01)
 

@@ -44,7 +44,7 @@ INIT = ("sh", "-c", "while :; do sleep 1; done")  # reaps
 
 async def only_init(handler: runsc.Handler, box: Box) -> None:
     """Until nothing but it runs."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not set(await names(handler, box)) <= {"sh", "sleep", "exe"}:
             await asyncio.sleep(0.05)
 
@@ -68,7 +68,7 @@ async def test_a_timeout_ends_what_descends_from_the_command(handler: runsc.Hand
 async def test_a_caller_that_leaves_ends_the_command(handler: runsc.Handler, place: Place) -> None:  # noqa: F811
     box = await run(handler, place.plan(*INIT))
     leaving = asyncio.ensure_future(box.exec("tail", "-f", "/dev/null"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while "tail" not in await names(handler, box):
             await asyncio.sleep(0.05)
     leaving.cancel()
@@ -112,7 +112,7 @@ async def test_a_caller_that_leaves_while_its_command_begins(
 
 async def says(one: Streams, text: bytes) -> None:
     said = b""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while text not in said:
             chunk = await one.read()
             assert chunk is not None, said

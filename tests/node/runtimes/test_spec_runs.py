@@ -372,7 +372,7 @@ async def hold(place: Place, spec: dict[str, Any]) -> None:
         await place.command("kill", name, "TERM")
         ended = asyncio.Event()
         asyncio.get_running_loop().add_reader(fd, ended.set)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await ended.wait()
         asyncio.get_running_loop().remove_reader(fd)
         os.close(fd)
