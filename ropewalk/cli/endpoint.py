@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ropewalk.cli import exits
+from ropewalk.cli import exits, output
 from ropewalk.errors import Kind, RopewalkError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ async def each(
                 results.append(await act(name))
             except RopewalkError as error:
                 codes.append(exits.EXITS[error.kind])
-                click.echo(f"ropewalk: {error}", err=True)
+                output.complain(error)
 
     await asyncio.gather(*(one(name) for name in dict.fromkeys(names)))
     return results, codes[0] if codes else 0

@@ -12,8 +12,7 @@ import re
 import sys
 from collections.abc import Iterator
 
-import click
-
+from ropewalk.cli import output
 from ropewalk.errors import RopewalkError
 
 FAILED, NOT_EXECUTABLE, NO_COMMAND = 125, 126, 127
@@ -39,7 +38,7 @@ def exits() -> Iterator[None]:
     try:
         yield
     except RopewalkError as error:
-        click.echo(f"ropewalk: {error}", err=True)
+        output.complain(error)
         sys.exit(error.code if isinstance(error, NotExecuted) else FAILED)
 
 

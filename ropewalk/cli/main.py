@@ -11,7 +11,7 @@ import sys
 
 import click
 
-from ropewalk.cli import exits
+from ropewalk.cli import exits, output
 from ropewalk.errors import RopewalkError
 from ropewalk.version import VERSION
 
@@ -66,5 +66,5 @@ def main() -> None:
     try:
         ropewalk.main(prog_name="ropewalk")
     except RopewalkError as error:
-        click.echo(f"ropewalk: {error}", err=True)
+        output.complain(error)
         sys.exit(exits.EXITS[error.kind])

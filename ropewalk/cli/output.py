@@ -62,6 +62,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text) or "-"
 
 
+def complain(error: Exception) -> None:
+    """One line on stderr. What a runtime said may be an image author's words."""
+    click.echo(printable(f"ropewalk: {error}"), err=True)
+
+
 def document(value: Any) -> Any:
     """A struct of client/ as JSON has it: the CRI's field names, enumerations by name, times in RFC 3339."""
     fields = getattr(value, "__struct_fields__", None)

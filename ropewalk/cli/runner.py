@@ -52,8 +52,8 @@ async def start(client: cri.Client, plan: Plan) -> Ran:
         with inside.execution():
             container = await client.create(id, plan.container, plan.pod)
             await client.start(container)
-    except BaseException:
-        await asyncio.shield(_undo(client, id, plan))
+    except BaseException as error:
+        await asyncio.shield(_undo(client, id, plan, left=isinstance(error, asyncio.CancelledError)))
         raise
     return Ran(id, container, plan.name)
 
@@ -76,9 +76,12 @@ def make_log_directory(path: str) -> None:
         raise RopewalkError(text, hint="run this as root, or give --log-dir", kind=kind) from None
 
 
-async def _undo(client: cri.Client, id: str, plan: Plan) -> None:
-    """Whatever there is of a run that failed."""
+async def _undo(client: cri.Client, id: str, plan: Plan, *, left: bool) -> None:
+    """Whatever there is of a run that failed. `left`: by Ctrl-C, perhaps before the answer: the endpoint goes on making
+    the pod then, and the same request again gets it."""
     with contextlib.suppress(RopewalkError):
+        if left and not id:
+            id = await client.run_pod(plan.pod)
         if id:
             await client.stop_pod(id)
             await client.remove_pod(id)

@@ -70,7 +70,12 @@ class Text(logging.Formatter):
         said = " ".join(f"{name}={value}" for name, value in facts.items() if value != "")
         line = f"{_time(record)} {record.levelname[0]} {record.name.removeprefix('ropewalk.')}: {record.getMessage()}"
         trace = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
-        return f"{line} {said}".rstrip() + trace
+        return _printable(f"{line} {said}".rstrip()) + trace
+
+
+def _printable(text: str) -> str:
+    """One line, and nothing that a terminal obeys: some of what is logged are the words of containers."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def setup(config: Config, stream: TextIO | None = None) -> None:

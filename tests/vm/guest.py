@@ -54,7 +54,7 @@ class Lab:
         self.vm.write("/etc/ropewalk/config.toml", CONFIG)
         offline = ("--no-index", "--find-links", image.WHEELS, "--disable-pip-version-check")
         self.run(f"{image.USER}/bin/pip", "-q", "install", *offline, f"/root/{wheel.name}", timeout=600)
-        self.run("ln", "-sf", f"{image.USER}/bin/ropewalk", "/usr/bin/ropewalk")
+        self.run("ln", "-sf", f"{image.USER}/bin/ropewalk", "/usr/local/bin/ropewalk")
         self.run("systemctl", "daemon-reload")
         enabled = self.run("systemctl", "enable", "--now", "lab-registry", "ropewalk", timeout=READY, check=False)
         assert enabled.code == 0, self.journal(40)

@@ -103,6 +103,30 @@ async def test_ten_containers_and_five_monitors_are_killed(node: killable.Node) 
         assert [found.state for found in await client.pods()] == [values.PodSandboxState.READY]
 
 
+async def test_what_outlives_its_container_meanwhile_is_ended(node: killable.Node) -> None:
+    """In the node's PID namespace nobody but the daemon ends what a container's init leaves behind."""
+    options = pod_spec.NamespaceOption(network=pod_spec.NamespaceMode.NODE, pid=pod_spec.NamespaceMode.NODE)
+    security = pod_spec.LinuxSandboxSecurityContext(namespace_options=options)
+    async with node.client() as client:
+        spec = workload.pod_spec(
+            logs=node.logs, hostname="", linux=pod_spec.LinuxPodSandboxConfig(security_context=security)
+        )
+        pod = await workload.run_pod(client, spec)
+        id = await pod.start("main", "sh", "-c", "sleep 600 & echo left $!; exec sleep 601")
+        left = int((await pod.says("left ")).split()[-1])
+        start = process.start_time(left)
+        assert start is not None
+        init = task_of(node, id)
+    node.kill()
+    os.kill(init.pid, signal.SIGKILL)
+    until_dead((init.pid, init.pid_start))
+    assert process.is_alive(left, start)
+    await node.start()
+    until_dead((left, start))
+    async with node.client() as client:
+        assert (await workload.Pod(client, pod.id, pod.spec).exited(id)).exit_code == 137
+
+
 async def test_the_init_of_a_shared_pid_namespace_dies(node: killable.Node) -> None:
     before = node.has()
     async with node.client() as client:

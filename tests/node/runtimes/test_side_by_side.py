@@ -131,3 +131,16 @@ async def test_they_do_not_meet_and_nothing_stays(pulled: killable.Node) -> None
         directory = pulled.state / "runtimes" / handler
         assert [one.name for one in directory.glob("[0-9a-f]*")] == []
     assert list((pulled.state / "containers").iterdir()) == []
+
+
+@pytest.mark.timeout(180)
+async def test_a_pod_stops_with_a_container_that_was_never_started(pulled: killable.Node) -> None:
+    """And is removed: whoever watches containers and keeps their logs ends with the pod."""
+    async with pulled.client() as client:
+        for handler in await works(pulled):
+            pod = await workload.run_pod(client, workload.pod_spec(logs=pulled.logs, runtime_handler=handler))
+            await pod.start("running", "sleep", "600")
+            id = await pod.create("created", "sleep", "600")
+            await client.stop_pod(pod.id)
+            assert (await client.container_status(id)).exit_code == 137, handler
+            await client.remove_pod(pod.id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from ropewalk.cli import lifecycle, main, plan, progress, runner, usage
 from ropewalk.cli.commands import checkpoint, images, info, inspect, pods, ps, rmi, runtimes
 from ropewalk.client import cri, values
 from ropewalk.errors import Kind, NotFound, RopewalkError, WrongState
+from ropewalk.spec import pod
 from ropewalk.spec.image import ImageSpec
 from ropewalk.wire import grpc as wire
 from tests.fakes import domain
@@ -118,6 +120,28 @@ async def test_a_run_that_fails_leaves_nothing(client: cri.Client, tmp_path: Pat
     with pytest.raises(RopewalkError):
         await runner.start(client, planned)
     assert (await client.pods(), list((tmp_path / "logs").iterdir())) == ([], [])
+
+
+async def test_a_run_that_is_left_leaves_nothing(
+    client: cri.Client, web: plan.Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while the pod is being made: the endpoint goes on, as kubelet wants it to."""
+    asked, run_pod = asyncio.Event(), client.run_pod
+
+    async def on_its_way(spec: pod.PodSpec) -> str:
+        id = await run_pod(spec)
+        if not asked.is_set():
+            asked.set()
+            await asyncio.Event().wait()
+        return id
+
+    monkeypatch.setattr(client, "run_pod", on_its_way)
+    start = asyncio.ensure_future(runner.start(client, web))
+    await asked.wait()
+    start.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await start
+    assert await client.pods() == []
 
 
 async def test_several_targets(client: cri.Client, web: plan.Plan, capsys: pytest.CaptureFixture[str]) -> None:

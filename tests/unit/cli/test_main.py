@@ -42,13 +42,13 @@ def test_every_kind_has_an_exit_code() -> None:
 
 def test_an_error_is_one_line_and_a_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def fail(*args: object, **options: object) -> None:
-        raise NotFound("no container 'x'", hint="look at `ropewalk ps -a`")
+        raise NotFound("no container 'x\x1b[2J'", hint="look at `ropewalk ps -a`")
 
     monkeypatch.setattr(main.ropewalk, "main", fail)
     with pytest.raises(SystemExit) as caught:
         main.main()
     assert caught.value.code == 3
-    assert capsys.readouterr().err == "ropewalk: no container 'x'; look at `ropewalk ps -a`\n"
+    assert capsys.readouterr().err == "ropewalk: no container 'x\\x1b[2J'; look at `ropewalk ps -a`\n"
 
 
 def test_help_loads_neither_asyncio_nor_grpc() -> None:

@@ -62,6 +62,13 @@ def test_text_is_for_people() -> None:
     assert "method=Version ms=0.2" in stream.getvalue()
 
 
+def test_nobody_forges_a_line_or_a_terminals_command() -> None:
+    stream = said("text")
+    logging.getLogger("x").info("call", extra={"error": "no such file \x1b[2J\n2026 I x: forged"})
+    assert stream.getvalue().count("\n") == 1
+    assert r"no such file \x1b[2J\n2026" in stream.getvalue()
+
+
 def test_what_is_no_terminal_gets_json() -> None:
     stream = said("auto")
     logging.getLogger("x").info("hello")

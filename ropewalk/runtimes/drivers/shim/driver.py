@@ -348,6 +348,8 @@ class Driver(handler.Handler):
             await self.cgroups.kill(self.bundle(id).read_record().cgroup)
 
     async def kill(self, id: str, task: Task, cgroup: str) -> None:
+        """The logger of one that was never started sees its end only when we let go of the fifos."""
+        self.loggers.release(id)
         if self.direct:
             removal.end_process(task)
         else:
