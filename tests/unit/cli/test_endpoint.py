@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,15 @@ def test_commands_that_return_another_ones_code_say_125(command: list[str], tmp_
     assert "no socket" in result.output
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Background jobs of a shell ignore the signal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_is_quiet(tmp_path: Path) -> None:
     async def interrupted(client: cri.Client) -> None:
         os.kill(os.getpid(), signal.SIGINT)
