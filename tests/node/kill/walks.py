@@ -5,6 +5,9 @@ Each takes a pod's specification and one point. The node is left as it was found
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator
+
 import pytest
 from msgspec.structs import replace
 
@@ -151,48 +154,44 @@ async def undo_of_create(node: killable.Node, spec: pod.PodSpec, point: str) -> 
     node.settles(before)
 
 
-async def start(node: killable.Node, spec: pod.PodSpec, point: str) -> None:
-    """Whether or not the process had been started, it runs once, and a repeated StartContainer does no harm."""
+@contextlib.asynccontextmanager
+async def started(
+    node: killable.Node, spec: pod.PodSpec, point: str, script: str
+) -> AsyncIterator[tuple[workload.Pod, str]]:
+    """A pod and its container, of the next daemon. Whether or not the process had been started, a repeated
+    StartContainer does no harm."""
     before = node.has()
     async with node.client() as client:
         sandbox = await workload.run_pod(client, spec)
-        id = await sandbox.create("main", "sh", "-c", "echo once; exec sleep 600")
+        id = await sandbox.create("main", "sh", "-c", script)
         await node.killed_at(point, client.start(id))
     async with node.client() as client:
         sandbox = await adopted(client, sandbox)
-        await start_again(client, id)
-        assert await sandbox.says("once") == "once\n"
-        status = await client.container_status(id)
-        assert status.state is values.ContainerState.RUNNING
-        assert status.started_at >= status.created_at
-        assert (await client.exec_sync(id, ["true"])).exit_code == 0
+        try:
+            await client.start(id)
+        except RopewalkError as error:  # it runs, or has ended
+            if error.kind is not Kind.STATE:
+                raise
+        yield sandbox, id
         await sandbox.remove()
     node.settles(before)
 
 
-async def start_again(client: cri.Client, id: str) -> None:
-    """A container that runs, or has ended, is refused; its status may not say so before it is adopted."""
-    try:
-        await client.start(id)
-    except RopewalkError as error:
-        if error.kind is not Kind.STATE:
-            raise
+async def start(node: killable.Node, spec: pod.PodSpec, point: str) -> None:
+    """It runs once."""
+    async with started(node, spec, point, "echo once; exec sleep 600") as (sandbox, id):
+        assert await sandbox.says("once") == "once\n"
+        status = await sandbox.client.container_status(id)
+        assert status.state is values.ContainerState.RUNNING
+        assert status.started_at >= status.created_at
+        assert (await sandbox.client.exec_sync(id, ["true"])).exit_code == 0
 
 
 async def start_of_what_ends(node: killable.Node, spec: pod.PodSpec, point: str) -> None:
     """At once, and whoever looks knows how."""
-    before = node.has()
-    async with node.client() as client:
-        sandbox = await workload.run_pod(client, spec)
-        id = await sandbox.create("main", "sh", "-c", "echo once; exit 3")
-        await node.killed_at(point, client.start(id))
-    async with node.client() as client:
-        sandbox = await adopted(client, sandbox)
-        await start_again(client, id)
+    async with started(node, spec, point, "echo once; exit 3") as (sandbox, id):
         status = await sandbox.exited(id)
         assert (status.exit_code, status.reason, sandbox.output()) == (3, "Error", "once\n")
-        await sandbox.remove()
-    node.settles(before)
 
 
 async def remove(node: killable.Node, spec: pod.PodSpec, point: str, *, stopped: bool = False) -> None:
