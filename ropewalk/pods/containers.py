@@ -247,7 +247,7 @@ class Containers:
                 steps.checkpoint("start:after")
             except RopewalkError as error:
                 self.containers.apply(container.id, phases.start_failed, error.message, self._now(), derivable=True)
-                await handler.kill(container.id, container.task, container.cgroup)
+                await self.end_orphans(container)
                 raise
             self.containers.apply(container.id, phases.started, began, derivable=True)
             await self.checkpoints.forget(container.id)

@@ -112,7 +112,7 @@ class Sandboxes:
         pod = self._plan(spec, handler)
         try:
             self.pods.add(pod)
-        except RopewalkError:
+        except BaseException:
             if pod.attachment is not None:
                 await self._network.detach(pod.id, pod.attachment)  # gives the addresses back
             raise

@@ -168,6 +168,7 @@ async def test_one_that_hangs_keeps_its_containers(bench: Bench, monkeypatch: py
     assert f"process {made.monitor_pid}" in exit.message
     await one.delete()
     assert process.is_alive(other.task.pid, other.task.pid_start)
+    monkeypatch.undo()
     os.kill(made.monitor_pid, signal.SIGCONT)
     assert (await other.exec("echo", "on")).stdout == b"on\n"
     await other.kill()

@@ -233,6 +233,18 @@ async def test_a_child_out_of_memory(client: cri.Client, run_pod: PodRunner) -> 
     assert (await client.container_status(id)).state is values.ContainerState.RUNNING
 
 
+@both_drivers
+async def test_who_is_killed_after_another_met_the_oom_killer(client: cri.Client, run_pod: PodRunner) -> None:
+    """Each end is told for itself, though what systemd leaves is the pod's count."""
+    sandbox = await run_pod()
+    other = await sandbox.start("other", "sleep", "600")
+    met = await sandbox.start("main", "tail", "/dev/zero", linux=linux(memory_limit_in_bytes=32 * MIB))
+    assert (await sandbox.exited(met, timeout=120)).reason == "OOMKilled"
+    await client.stop(other, 0)
+    status = await sandbox.exited(other, timeout=60)
+    assert (status.reason, status.exit_code) == ("Error", 137)
+
+
 async def test_a_command_that_outlives_its_limit_is_killed(
     lab: guest.Lab, client: cri.Client, run_pod: PodRunner
 ) -> None:

@@ -27,7 +27,8 @@ from ropewalk.storage import snapshotter
 
 class Record(Struct, frozen=True):
     """plan.json: what undo, update and log rotation need beside the id. `runtime`: whose container it is; `pod`:
-    which one it is in, "" for a pod's own; `pod_ooms`: OOM kills in the pod before it was made."""
+    which one it is in, "" for a pod's own; `pod_ooms`: OOM kills in the pod that others have explained, or that
+    were before it was made."""
 
     runtime: str = ""
     pod: str = ""
@@ -51,6 +52,9 @@ class Bundle:
         are (CVE-2021-41103)."""
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
         os.makedirs(self.rootfs, mode=0o711, exist_ok=True)
+        self.write_record(record)
+
+    def write_record(self, record: Record) -> None:
         paths.write_atomic(self.path("plan.json"), msgspec.json.encode(record), 0o600)
 
     def mount(self, mounts: list[snapshotter.Mount], *, apart: bool, userns: str = "", label: str = "") -> None:

@@ -225,16 +225,28 @@ class Driver(handler.Handler):
     def _met_oom(self, id: str, cgroup: str, code: int) -> bool:
         """systemd removes a scope's cgroup, and its count, as soon as nothing lives in it. What the monitor read at the
         end stays. Where it read nothing (conmon, which waits for the kernel to tell of a change, once in 10 ms; a scope
-        that was gone sooner), the pod's count is asked: it is of all containers, so one that was killed while another
-        met the OOM killer is taken for that other."""
-        kills = self.cgroups.oom_kills(cgroup)
-        if kills is not None:
-            return kills > 0
+        that was gone sooner), the pod's count is asked, which is of all its containers: what one end has explained, it
+        does not explain again."""
         own = self._bundle(id)
-        told = self.monitor.met_oom(own.directory)
-        if told is not None:
-            return told
-        return code == 128 + signal.SIGKILL and self._pod_ooms(cgroup) > own.read_record().pod_ooms
+        record = own.read_record()
+        kills = self.cgroups.oom_kills(cgroup)
+        met = kills > 0 if kills is not None else self.monitor.met_oom(own.directory)
+        ooms = self._pod_ooms(cgroup)
+        if met is None and code == 128 + signal.SIGKILL and ooms > record.pod_ooms:
+            met = True
+            with contextlib.suppress(FileNotFoundError):  # its bundle is gone already
+                self.monitor.note_oom(own.directory)  # who asks again gets the same answer
+        if met and record.pod and cgroup_systemd.is_scope(cgroup):
+            self._explain(record.pod, ooms)
+        return bool(met)
+
+    def _explain(self, pod: str, ooms: int) -> None:
+        """So many OOM kills in the pod say nothing about who of its containers ends from now on."""
+        for id in os.listdir(self.containers):
+            own = self._bundle(id)
+            record = own.read_record()
+            if record.pod == pod and record.pod_ooms < ooms:
+                own.write_record(msgspec.structs.replace(record, pod_ooms=ooms))
 
     def _pod_ooms(self, path: str) -> int:
         """OOM kills so far in the pod of a scope; of any other cgroup nobody asks."""

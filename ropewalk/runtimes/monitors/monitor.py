@@ -94,6 +94,11 @@ class Monitor(ABC):
             return True
         return False if os.path.exists(os.path.join(bundle, SPARED)) else None
 
+    def note_oom(self, bundle: str) -> None:
+        """In place of a monitor that was too late to see it; idempotent."""
+        with open(os.path.join(bundle, OOM), "ab"):
+            pass
+
     async def reopen_log(self, bundle: str, task: Task, log_path: str) -> None:
         """From now on write to a new file at `log_path`, which exists when this returns."""
         control = os.path.join(bundle, "ctl")

@@ -89,7 +89,7 @@ async def test_another_user_reaches_nothing(node: nodes.Node, running: workload.
 async def test_modes_are_as_narrow_as_they_are_said_to_be(node: nodes.Node, running: workload.Pod) -> None:
     """T26: directories 0700, or 0711 where something passes through; files 0600 (a runtime may add x for itself)."""
     inside = re.compile(  # what images, containers and pods see, with the modes that it has for them
-        rf"{node.state}/(init-rootfs|containers/\w+/rootfs|pods/\w+/)|{node.root}/snapshots/\w+/\w+/fs"
+        rf"{node.state}/(init-rootfs|containers/\w+/rootfs|pods/\w+/)|{node.root}/snapshots/\w+/(trash/)?[\w-]+/fs"
     )
     wide = {}
     for path in walk(node.root, node.state):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from typing import Any
 
 import pytest
 
@@ -11,6 +13,7 @@ from ropewalk.pods import phases
 from ropewalk.pods.records import ContainerPhase
 from ropewalk.runtimes.handler import Task
 from ropewalk.spec.pod import LinuxContainerResources
+from ropewalk.state.database import Database
 from tests.fakes.world import FakeHandler
 from tests.unit.pods.conftest import Bench, Gate, container_spec, pod_spec, settle
 
@@ -161,3 +164,34 @@ async def test_limits_that_no_kernel_takes_are_refused_by_their_field(bench: Ben
     with pytest.raises(RopewalkError, match="cpu_shares is -1") as caught:
         await bench.daemon.containers.update(id, LinuxContainerResources(cpu_shares=-1))
     assert caught.value.kind is Kind.INVALID
+
+
+async def test_why_a_start_failed_is_told_whatever_comes_after(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, id = await created(bench)
+
+    async def hook(where: str) -> None:
+        if where == "start":
+            raise RopewalkError("no such file", kind=Kind.INVALID)
+
+    async def kill(self: FakeHandler, id: str, task: Task, cgroup: str) -> None:
+        raise RopewalkError("the cgroup is busy")
+
+    bench.world.hook = hook
+    monkeypatch.setattr(FakeHandler, "kill", kill)
+    with pytest.raises(RopewalkError, match="no such file"):
+        await bench.daemon.containers.start(id)
+
+
+async def test_a_pod_whose_row_cannot_be_written_gives_its_address_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is wrong with the file."""
+
+    def put(self: Database, table: str, id: str, document: bytes, *, durable: bool = False) -> None:
+        raise sqlite3.DatabaseError("database disk image is malformed")
+
+    monkeypatch.setattr(Database, "put", put)
+    with pytest.raises(sqlite3.DatabaseError):
+        await bench.daemon.sandboxes.run(pod_spec())
+    network: Any = bench.daemon.sandboxes._network
+    assert network.planned == set()

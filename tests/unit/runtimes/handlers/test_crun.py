@@ -87,3 +87,18 @@ async def test_whom_the_oom_killer_met_when_the_scope_is_gone(
     handler.monitor.record("c1", code)
     seen = await handler.wait("c1", Task(pid=2**31 - 1, pid_start=0), scope)
     assert (seen.code, seen.oom) == (code, oom)
+
+
+async def test_an_oom_kill_is_told_of_one_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the first that SIGKILL ends, however often it is asked; who ends later was killed by somebody else."""
+    handler = crun.Handler(crun.Config(), Node(str(tmp_path), cgroup.detect()))
+    monkeypatch.setattr(handler.cgroups, "oom_kills", {"/pod.slice": 1}.get)
+    for id, pod in (("met", "p"), ("killed", "p"), ("stranger", "q")):
+        bundle.Bundle(str(tmp_path / "containers" / id)).make(bundle.Record(pod=pod, cgroup=f"/pod.slice/{id}.scope"))
+        handler.monitor.record(id, 137)
+
+    async def oom(id: str) -> bool:
+        return (await handler.wait(id, Task(pid=2**31 - 1, pid_start=0), f"/pod.slice/{id}.scope")).oom
+
+    assert [await oom("met"), await oom("killed"), await oom("met")] == [True, False, True]
+    assert bundle.Bundle(str(tmp_path / "containers" / "stranger")).read_record().pod_ooms == 0
