@@ -217,10 +217,10 @@ class Driver(oci.Driver):
             return
         if own_monitor.was_started(self._bundle(id).directory):
             return  # it ended with the Sentry
+        if self.monitor.exit(id) is None:
+            self.monitor.record(id, KILLED)  # before its monitor's end: whoever waits for that looks here next
         oci.send(task.monitor_pid, task.monitor_start, signal.SIGTERM)
         await oci.end(task.monitor_pid, task.monitor_start, grace=oci.FLUSH_SECONDS)
-        if self.monitor.exit(id) is None:
-            self.monitor.record(id, KILLED)
 
     async def _send(self, id: str, signum: str, *, everything: bool = False) -> bool:
         """False if the container was never started."""
