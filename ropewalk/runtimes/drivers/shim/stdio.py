@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import select
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from ropewalk.runtimes.drivers.shim import binary, record
 
 READY_FD = 5
 READY_SECONDS = 5.0
+POLL = 0.005
 CHUNK = 65536
 COMPLAINT = 4096
 
@@ -218,6 +220,7 @@ class Input:
 
     def __init__(self, path: str) -> None:
         self._path = path
+        self._was_read = False
         self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
 
     def attached(self) -> None:
@@ -227,8 +230,28 @@ class Input:
             os.close(self._fd)
             self._fd = fd
 
+    async def ready(self) -> None:
+        """Before the first write, and the end: a shim may open its end after it has answered Create or Start, and until
+        then all that is written would be dropped."""
+        if self._was_read:
+            return
+        with contextlib.suppress(TimeoutError):  # a shim that has not opened it by then never will
+            async with asyncio.timeout(READY_SECONDS):
+                while not self._has_reader():  # noqa: ASYNC110 - the kernel tells nobody
+                    await asyncio.sleep(POLL)
+        self._was_read = True
+
+    def _has_reader(self) -> bool:
+        """fifo(7): opening to write without waiting fails with ENXIO while nobody has it open to read."""
+        try:
+            os.close(os.open(self._path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+        except OSError as error:
+            return error.errno != errno.ENXIO
+        return True
+
     async def write(self, data: bytes) -> None:
         """All of it; what nobody reads any more is dropped."""
+        await self.ready()
         loop = asyncio.get_running_loop()
         view = memoryview(data)
         while view and self._fd >= 0:

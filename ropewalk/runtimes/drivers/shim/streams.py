@@ -97,6 +97,7 @@ class ExecStreams(streams.Streams):
 
     async def close_stdin(self) -> None:
         """The shim holds a writing end of its own, which CloseIO closes."""
+        await self._input.ready()
         self._input.close()
         with contextlib.suppress(RopewalkError, task.Gone):
             await self._command.inside.shim.close_stdin(self._command.inside.id, self._command.exec_id)
@@ -170,6 +171,7 @@ class AttachStreams(attach.Attachment):
     async def close_stdin(self) -> None:
         """The shim holds a writing end of its own, which CloseIO closes."""
         if self._input is not None:
+            await self._input.ready()
             self._input.close()
             with contextlib.suppress(RopewalkError, task.Gone):
                 await self._place.shim.close_stdin(self._place.id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
@@ -43,10 +44,12 @@ class Deaf(Command):
 
 
 @pytest.fixture
-def paths(tmp_path: Path) -> stdio.Paths:
+def paths(tmp_path: Path) -> Iterator[stdio.Paths]:
     stdin = tmp_path / "stdin"
     os.mkfifo(stdin)
-    return stdio.Paths(stdin=str(stdin))
+    theirs = os.open(stdin, os.O_RDONLY | os.O_NONBLOCK)  # the shim's end
+    yield stdio.Paths(stdin=str(stdin))
+    os.close(theirs)
 
 
 async def test_the_end_of_what_was_let_go_is_told(paths: stdio.Paths) -> None:
