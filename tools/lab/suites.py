@@ -13,7 +13,7 @@ from pathlib import Path
 from tools.lab import frames, image, machine
 
 HANDLERS = "(crun or runc) and not conmon"
-KILLS = "test_update or (test_remove and False) or (test_create and (network or shared))"
+KILLS = "test_update or (test_remove and False) or (test_create and (network or (shared and task)))"
 SLOWER = 10  # than this machine: how much longer a test, and each wait in it, may take
 LIMIT = 900.0  # seconds for one suite
 SUITES = {
