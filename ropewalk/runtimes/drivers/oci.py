@@ -285,6 +285,7 @@ class Driver(handler.Handler):
     # Working inside
 
     async def exec(self, id: str, task: Task, process: dict[str, Any], *, timeout: float, limit: int) -> ExecResult:
+        self.cgroups.expect_move()
         own = self._bundle(id)
         path = own.read_record().cgroup
         pid_file = own.path(f"exec-{secrets.token_hex(8)}.pid") if self.exec_detaches else ""
@@ -293,6 +294,7 @@ class Driver(handler.Handler):
         )
 
     async def exec_stream(self, id: str, task: Task, process: dict[str, Any], *, tty: bool) -> streams.Streams:
+        self.cgroups.expect_move()
         own = self._bundle(id)
         path = own.read_record().cgroup
         name = f"exec-{secrets.token_hex(4)}"
