@@ -60,6 +60,7 @@ from ropewalk.storage import snapshotter
 from ropewalk.wire.pb import shim_pb2 as pb
 
 NAMESPACE = "k8s.io"  # containerd's word for the CRI's clients; some shims know it
+MACHINE_SECONDS = 60.0  # for a probe that boots one: Kata itself gives up after 45 s, and says why
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +102,8 @@ class Driver(handler.Handler):
         self.creating: dict[str, asyncio.Task[int]] = {}
         self.loggers = stdio.Loggers(settings.logger, node.cgroups)
         self.probing: set[str] = set()  # ids of probes under way, which no row owns
+        if settings.boundary is Boundary.VIRTUAL_MACHINE:
+            self.probe_seconds = MACHINE_SECONDS
         self.programs = (binary.file_name(settings.program), settings.logger, settings.init, settings.engine)
 
     def bundle(self, id: str) -> record.Bundle:
@@ -216,7 +219,10 @@ class Driver(handler.Handler):
             own.make(bundle.Record(runtime=self.name, cgroup=plan.cgroup))
             steps.checkpoint("bundle:made")
             rootfs = init.ensure_rootfs(self.node.state, self.settings.init) if sandbox != "none" else ""
-            spec = scope.place(plan.spec, plan.cgroup)
+            spec = plan.spec
+            if not self.direct:  # its UTS namespace is the guest's, which has its name of this
+                spec = {**spec, "hostname": plan.pod.hostname or os.uname().nodename}
+            spec = scope.place(spec, plan.cgroup)
             own.write(oci.encode(spec, rootfs if not self.settings.hand_over else "rootfs"))
             steps.checkpoint("bundle:written")
             shim, served = await self._launch(own, plan.id, plan.monitor_cgroup)
@@ -263,6 +269,7 @@ class Driver(handler.Handler):
     async def _create(self, shim: task.Shim, request: pb.CreateTaskRequest) -> int:
         """Create. ttrpc cannot take a request back, so one whose caller has left goes on, and removal waits for it."""
         creating = asyncio.ensure_future(shim.create(request))
+        creating.add_done_callback(_retrieve)
         self.creating[request.id] = creating
         try:
             return await asyncio.shield(creating)
@@ -453,6 +460,12 @@ class Driver(handler.Handler):
 
     async def sweep(self, owned: set[str]) -> list[str]:
         return await self.removal.sweep(owned)
+
+
+def _retrieve(creating: asyncio.Task[int]) -> None:
+    """How a Create ended whose caller has left is nobody's any more: asyncio would log it as an error of ours."""
+    if not creating.cancelled():
+        creating.exception()
 
 
 def linux_resources(resources: LinuxContainerResources) -> dict[str, Any]:
