@@ -28,7 +28,7 @@ def test_another_build_is_told_with_what_to_do(said: str) -> None:
 
 
 def test_one_that_answers_with_its_name_did_not_know_its_arguments() -> None:
-    with pytest.raises(RopewalkError, match="another build .*does not know what it was told") as caught:
+    with pytest.raises(RopewalkError, match=r"another build .*does not know what it was told") as caught:
         own.parse_answer(b"", f"{own.NAME} 0.1.0\n".encode(), ID)
     assert (caught.value.kind, ID[:13] in caught.value.message) == (Kind.UNSUPPORTED, True)
     with pytest.raises(RopewalkError, match="its monitor: ctl: No space left") as caught:
