@@ -221,8 +221,8 @@ class Driver(oci.Driver):
             return  # it ended with the Sentry
         if self.monitor.exit(id) is None:
             self.monitor.record(id, KILLED)  # before its monitor's end: whoever waits for that looks here next
-        oci.send(task.monitor_pid, task.monitor_start, signal.SIGTERM)
-        await oci.end(task.monitor_pid, task.monitor_start, grace=oci.FLUSH_SECONDS)
+        process.send(task.monitor_pid, task.monitor_start, signal.SIGTERM)
+        await process.end(task.monitor_pid, task.monitor_start, grace=oci.FLUSH_SECONDS)
 
     async def _send(self, id: str, signum: str, *, everything: bool = False) -> bool:
         """False if the container was never started."""
@@ -251,7 +251,7 @@ class Driver(oci.Driver):
         """The monitor's record; where there is none because the monitor was killed, runsc still knows, as long as the
         Sentry lives. An OOM kill ends the Sentry, and every container with it."""
         if task.monitor_pid:
-            await oci.ended(task.monitor_pid, task.monitor_start)
+            await process.ended(task.monitor_pid, task.monitor_start)
         seen = self.monitor.exit(id) or await self._ask_exit(id, task)
         if seen.code == KILLED and (self.cgroups.oom_kills(self._pod_cgroup(id)) or 0) > 0:
             return structs.replace(seen, oom=True)
@@ -381,12 +381,12 @@ class Driver(oci.Driver):
             await super()._clear(own, id, path, task)
             return
         if task is not None and not own_monitor.was_started(own.directory):
-            oci.send(task.monitor_pid, task.monitor_start, signal.SIGTERM)  # it has nothing to wait for
+            process.send(task.monitor_pid, task.monitor_start, signal.SIGTERM)  # it has nothing to wait for
         elif self._is_sentry_alive(record.pod):
             with contextlib.suppress(RopewalkError):
                 await self._send(id, "KILL", everything=True)
         if task is not None and task.monitor_pid:
-            await oci.end(task.monitor_pid, task.monitor_start, grace=oci.FLUSH_SECONDS)
+            await process.end(task.monitor_pid, task.monitor_start, grace=oci.FLUSH_SECONDS)
         await self._remove_state(id)
         if path:
             await self.cgroups.remove(path)

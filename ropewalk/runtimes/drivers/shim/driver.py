@@ -355,7 +355,7 @@ class Driver(handler.Handler):
             await self._kill(id, signum, everything=False)
             return
         try:
-            oci.send(task.pid, task.pid_start, signum)
+            process.send(task.pid, task.pid_start, signum)
         except PermissionError:
             if signum != signal.SIGKILL:
                 text = f"container {ids.short(id)}: its AppArmor profile does not let signal {signum} in"
