@@ -19,9 +19,10 @@ import secrets
 import signal
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from ropewalk import ids, steps
 from ropewalk.errors import Kind, RopewalkError, WrongState
@@ -44,12 +45,14 @@ CLOCK_STEP = 0.1  # file times are those of the kernel's last tick
 LOST = 255  # contract 6.1: the exit code of a container whose end nobody saw
 
 
-class Programs(NamedTuple):
-    """Each a path or a name in PATH. `init` is a static catatonit."""
+class Config(handler.Config, frozen=True):
+    """What every runtime of this driver is configured by; its handler says which program it is."""
 
-    runtime: str
-    monitor: str
-    init: str
+    path: Annotated[str, Meta(description="the runtime's program, a path or a name in PATH")] = ""
+    monitor: Annotated[str, Meta(description="ropewalk-monitor (which comes along), conmon, or the path of either")] = (
+        "ropewalk-monitor"
+    )
+    init: Annotated[str, Meta(description="a static catatonit: init of pods with a shared PID namespace")] = "catatonit"
 
 
 class Driver(handler.Handler):
@@ -57,10 +60,10 @@ class Driver(handler.Handler):
 
     exec_detaches = False  # without --detach its exec would wait for the ends of the streams
 
-    def __init__(self, config: handler.Config, node: Node, programs: Programs, *, name: str = "") -> None:
+    def __init__(self, config: Config, node: Node, *, name: str = "") -> None:
         super().__init__(config, node, name=name)
         self.cgroups = node.cgroups
-        self.catatonit = programs.init
+        self.catatonit = config.init
         self.containers = os.path.join(node.state, "containers")
         self.root = os.path.join(node.state, "runtimes", self.name)
         exits = os.path.join(node.state, "exits")
@@ -68,9 +71,9 @@ class Driver(handler.Handler):
         for directory in (self.containers, os.path.dirname(self.root), self.root, exits, self.sockets):
             os.makedirs(directory, mode=0o711, exist_ok=True)
         self.apart = bundle.is_propagating(self.containers)
-        self.command = command.Command(programs.runtime, self.root)
-        self.monitor = choice.make(programs.monitor, exits=exits, sockets=self.sockets, cgroups=self.cgroups)
-        self.programs = (programs.runtime, self.monitor.path, programs.init)
+        self.command = command.Command(config.path, self.root)
+        self.monitor = choice.make(config.monitor, exits=exits, sockets=self.sockets, cgroups=self.cgroups)
+        self.programs = (config.path, self.monitor.path, config.init)
         self.probing: set[str] = set()  # ids of probes under way, which no row owns
         self.began = time.time()
 

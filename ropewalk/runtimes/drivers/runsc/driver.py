@@ -99,8 +99,8 @@ class Driver(oci.Driver):
     facts = Facts()
     flags: Sequence[str] = ()  # of the configuration
 
-    def __init__(self, config: handler.Config, node: handler.Node, programs: oci.Programs, *, name: str = "") -> None:
-        super().__init__(config, node, programs, name=name)
+    def __init__(self, config: oci.Config, node: handler.Node, *, name: str = "") -> None:
+        super().__init__(config, node, name=name)
         self.settled = asyncio.Event()
         self.settled.set()
 
