@@ -47,6 +47,7 @@ class Behaviour(Struct, frozen=True):
     oom: bool = False  # say so before each end
     reordered: bool = False  # the end is told before the start
     stays: bool = False  # whatever Shutdown asks
+    tells: dict[str, int] = {}  # the pid that it names at Connect, or at Create, instead of its own
 
 
 def install(directory: Path, behaviour: Behaviour | None = None, name: str = "containerd-shim-fake-v2") -> Path:
@@ -307,7 +308,8 @@ class Shim:
     # Tasks
 
     async def do_connect(self, payload: bytes) -> bytes:
-        return pb.ConnectResponse(shim_pid=os.getpid()).SerializeToString()
+        pid = self.behaviour.tells.get("Connect", os.getpid())
+        return pb.ConnectResponse(shim_pid=pid).SerializeToString()
 
     async def do_create(self, payload: bytes) -> bytes:
         request = pb.CreateTaskRequest.FromString(payload)
@@ -319,7 +321,8 @@ class Shim:
         self.boxes[request.id, ""] = Box(
             ["sleep", "1000000"] if sandbox else args, request.stdin, request.stdout, request.stderr
         )
-        return pb.CreateTaskResponse(pid=os.getpid()).SerializeToString()
+        pid = self.behaviour.tells.get("Create", os.getpid())
+        return pb.CreateTaskResponse(pid=pid).SerializeToString()
 
     async def do_start(self, payload: bytes) -> bytes:
         request = pb.ProcessRequest.FromString(payload)

@@ -56,6 +56,9 @@ class Monitor(ABC):
         self.cgroups = cgroups
         self.controllers = sorted(cgroups.controllers() & ACCOUNTED)
 
+    def check(self, version: str) -> None:  # noqa: B027 (conmon's options have not changed since 2.1)
+        """`version`: the first line of what it says with --version. Unsupported if it cannot be talked to."""
+
     @abstractmethod
     async def create(self, launch: Launch) -> Task:
         """Create the container under a new monitor. Raises RuntimeFailed, RopewalkError. The bundle's path is an

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import signal
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ropewalk.errors import NotFound, RopewalkError
 from ropewalk.linux import process
@@ -88,8 +88,14 @@ class Exits:
     async def _first(self, asking: asyncio.Future[pb.WaitResponse], task_: Task) -> None:
         """Until the shim has answered, or the process has ended."""
         ending = asyncio.ensure_future(oci.ended(task_.pid, task_.pid_start))
-        asking.add_done_callback(lambda _: ending.cancel())
-        await asyncio.gather(ending, return_exceptions=True)
+        try:
+            both: list[asyncio.Future[Any]] = [asking, ending]
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if ending.done() and ending.exception() is not None:  # no descriptor left: the kernel says nothing
+                await asyncio.wait([asking])
+        finally:
+            ending.cancel()
+            await asyncio.gather(ending, return_exceptions=True)
 
     async def _is_oom(self, id: str, cgroup: str, code: int) -> bool:
         if not code:

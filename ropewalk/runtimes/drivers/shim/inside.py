@@ -154,6 +154,10 @@ async def _finish(command: Command, outputs: list[stdio.Output], timeout: float)
         async with asyncio.timeout(timeout or None):
             await command.start()
             code = await command.wait()
+    except RopewalkError as error:
+        if error.kind is Kind.TIMEOUT:  # the shim is silent, and may start it all the same
+            await asyncio.shield(asyncio.ensure_future(command.end()))
+        raise
     except (TimeoutError, asyncio.CancelledError) as error:
         await asyncio.shield(asyncio.ensure_future(command.end()))
         if isinstance(error, asyncio.CancelledError):

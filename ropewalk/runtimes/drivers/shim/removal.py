@@ -253,7 +253,7 @@ class Removal:
         driver = self._driver
         served = own.read_served()
         if served is not None and served.owner == id:
-            with contextlib.suppress(task.Gone, TimeoutError):
+            with contextlib.suppress(task.Gone, TimeoutError, RopewalkError):  # whatever it says, it ends
                 async with asyncio.timeout(END_SECONDS):
                     shim = await driver.reach(own, id)
                     if driver.settings.sandbox in ("api", "auto"):

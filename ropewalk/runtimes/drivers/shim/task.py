@@ -15,7 +15,7 @@ from typing import TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from ropewalk import ids
-from ropewalk.errors import Kind, NotFound, RopewalkError, Unsupported
+from ropewalk.errors import Invalid, Kind, NotFound, RopewalkError, Unsupported
 from ropewalk.runtimes.drivers import command
 from ropewalk.runtimes.drivers.shim.binary import Endpoint
 from ropewalk.storage import snapshotter
@@ -43,7 +43,11 @@ KINDS = {  # gRPC's codes
     14: Kind.UNAVAILABLE,
 }
 
-NOT_RUNNING = ("in a stopped state", "in a deleted state", "in a created state")  # runc's shim says these as UNKNOWN
+# runc's shim says these as UNKNOWN: cmd/containerd-shim-runc-v2/process/{init,exec}_state.go
+NOT_RUNNING = (
+    *("in a stopped state", "in a deleted state", "in a created state"),
+    *("a stopped process", "a deleted process", "a running process"),
+)
 
 M = TypeVar("M", bound=Message)
 
@@ -93,6 +97,8 @@ class Shim:
             payload = await self.client.call(service, method, request.SerializeToString(), timeout=timeout)
         except ttrpc.Closed as error:
             raise Gone(str(error)) from error
+        except ValueError as error:
+            raise Invalid(f"{service}/{method}: {error}", hint="shorten the command or its environment") from error
         try:
             return answer.FromString(payload)
         except DecodeError as error:
@@ -227,7 +233,7 @@ async def connect(endpoint: Endpoint, namespace: str) -> Shim:
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
             client = await ttrpc.adopt(await _dial(endpoint.address), metadata=metadata)
-    except (OSError, TimeoutError) as error:
+    except (OSError, TimeoutError, ValueError, OverflowError) as error:  # the last two: a port or path that is none
         raise Gone(f"{endpoint.address}: {error or 'no answer'}") from error
     return Shim(endpoint, client)
 
@@ -247,7 +253,8 @@ async def _dial(address: str) -> socket.socket:
     target: str | tuple[int, int]
     if scheme == "vsock":
         cid, _, port = rest.partition(":")
-        dialled, target = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM), (int(cid), int(port))
+        target = int(cid), int(port)
+        dialled = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
     else:
         path, _, port = rest.rpartition(":") if scheme == "hvsock" else (socket_path(address), "", "")
         if not path:
