@@ -97,6 +97,20 @@ async def test_directories_that_a_layer_only_implies_keep_what_they_are(
     assert (stat.S_IMODE(data.st_mode), data.st_uid, data.st_gid) == (0o750, 33, 33)
 
 
+async def test_a_directory_that_was_removed_between_is_a_new_one(
+    images: Store, fake: fakes.Registry, mountpoint: Path
+) -> None:
+    removals = oci.layer([File(".wh.tmp"), File("var/lib/.wh..wh..opq")])
+    files = oci.layer([File("tmp/x", b"x"), File("var/lib/data/x", b"x")])
+    fake.add("1", oci.Image([BASE, removals, files]))
+    image = images.images.find(await images.puller.pull(f"{fake.host}/test/image:1"))
+    assert image is not None
+    root = await images.mounted(image, mountpoint)
+    for name in ("tmp", "var/lib/data"):
+        status = (root / name).stat()
+        assert (stat.S_IMODE(status.st_mode), status.st_uid, os.listdir(root / name)) == (0o755, 0, ["x"]), name
+
+
 @pytest.mark.parametrize("docker", [False, True], ids=["oci", "docker"])
 async def test_the_store_is_an_oci_layout_that_skopeo_and_umoci_read(
     images: Store, fake: fakes.Registry, docker: bool
