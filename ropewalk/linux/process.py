@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 
 from ropewalk.linux import pidfd
 
@@ -142,3 +143,44 @@ def send_signal(fd: int, signum: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def send(pid: int, start: int, signum: int) -> None:
+    """A signal to exactly that process; nothing if it is gone."""
+    fd = open_pidfd(pid, start)
+    if fd is not None:
+        try:
+            send_signal(fd, signum)
+        finally:
+            os.close(fd)
+
+
+async def ended(pid: int, start: int) -> None:
+    """Until that process has ended."""
+    fd = open_pidfd(pid, start)
+    if fd is not None:
+        try:
+            await wait_pidfd(fd)
+        finally:
+            os.close(fd)
+
+
+async def end(pid: int, start: int, *, grace: float = 0.0) -> None:
+    """Wait `grace` seconds for a process to end by itself, then kill it and wait."""
+    fd = open_pidfd(pid, start)
+    if fd is None:
+        return
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                await wait_pidfd(fd)
+                return
+        send_signal(fd, signal.SIGKILL)
+        await wait_pidfd(fd)
+    finally:
+        os.close(fd)
+
+
+def program_name(pid: int) -> bytes:
+    argv = command_line(pid)
+    return os.path.basename(argv[0]) if argv else b""

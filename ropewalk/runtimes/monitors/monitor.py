@@ -69,11 +69,12 @@ class Monitor(ABC):
         """Run `start_argv` and return when it has gone well, whoever began it. Raises RuntimeFailed, WrongState."""
 
     def exit(self, id: str) -> Exit | None:
-        """What the monitor recorded at the container's end; None as long as there is no record."""
+        """What the monitor recorded at the container's end; None as long as there is no record. One that says nothing
+        is none: what a full disk has left of it."""
         try:
             with open(os.path.join(self.exits, id), encoding="ascii") as file:
                 return Exit(code=int(file.read()), at=os.fstat(file.fileno()).st_mtime_ns)
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):
             return None
 
     def record(self, id: str, code: int) -> None:

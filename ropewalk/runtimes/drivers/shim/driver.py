@@ -72,6 +72,7 @@ class Settings(Struct, frozen=True):
     init: str
     boundary: Boundary
     engine: str = ""  # the OCI runtime below it
+    file: str = ""  # of its configuration
     options: bytes = b""
     sandbox: str = "none"  # "none", "task", "api"; "auto": api, else task
     hand_over: bool = False  # the root file system's mounts go to the shim, not mounted
@@ -101,7 +102,8 @@ class Driver(handler.Handler):
         self.creating: dict[str, asyncio.Task[int]] = {}
         self.loggers = stdio.Loggers(settings.logger, node.cgroups)
         self.probing: set[str] = set()  # ids of probes under way, which no row owns
-        self.programs = (binary.file_name(settings.program), settings.logger, settings.init, settings.engine)
+        found = (binary.file_name(settings.program), settings.logger, settings.init, settings.engine, settings.file)
+        self.programs = tuple(path for path in found if path)
 
     def bundle(self, id: str) -> record.Bundle:
         return record.Bundle(os.path.join(self.containers, id))
@@ -355,7 +357,7 @@ class Driver(handler.Handler):
             await self._kill(id, signum, everything=False)
             return
         try:
-            oci.send(task.pid, task.pid_start, signum)
+            process.send(task.pid, task.pid_start, signum)
         except PermissionError:
             if signum != signal.SIGKILL:
                 text = f"container {ids.short(id)}: its AppArmor profile does not let signal {signum} in"

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from ropewalk.errors import NotFound, RopewalkError
 from ropewalk.linux import process
-from ropewalk.runtimes.drivers import oci
 from ropewalk.runtimes.drivers.shim import inside, record, stdio, task
 from ropewalk.runtimes.handler import Exit, Observation, Task
 from ropewalk.wire.pb import shim_pb2 as pb
@@ -83,11 +82,11 @@ class Exits:
                     raise
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(RETRY_SECONDS):
-                        await oci.ended(served.shim.pid, served.shim.start)
+                        await process.ended(served.shim.pid, served.shim.start)
 
     async def _first(self, asking: asyncio.Future[pb.WaitResponse], task_: Task) -> None:
         """Until the shim has answered, or the process has ended."""
-        ending = asyncio.ensure_future(oci.ended(task_.pid, task_.pid_start))
+        ending = asyncio.ensure_future(process.ended(task_.pid, task_.pid_start))
         try:
             both: list[asyncio.Future[Any]] = [asking, ending]
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)

@@ -161,7 +161,7 @@ class Removal:
         return None
 
     async def _end_shim(self, served: record.Served) -> None:
-        await oci.end(served.shim.pid, served.shim.start)
+        await process.end(served.shim.pid, served.shim.start)
         await self._driver.connections.drop(served.endpoint, served.owner)
         unlink_socket(task.socket_path(served.endpoint.address))
 
@@ -198,7 +198,7 @@ class Removal:
             steps.checkpoint("shim:ended")
             logger = own.read_logger()
             if logger is not None:
-                await oci.end(logger.pid, logger.start, grace=FLUSH_SECONDS)
+                await process.end(logger.pid, logger.start, grace=FLUSH_SECONDS)
             if path:
                 await driver.cgroups.remove(path)
             driver.events.forget(id)
@@ -235,7 +235,7 @@ class Removal:
             async with asyncio.timeout(END_SECONDS):
                 while now := [pid for pid in self._workers(id, own) if pid != known]:
                     found += now
-                    await asyncio.gather(*(oci.end(pid, process.start_time(pid) or 0) for pid in now))
+                    await asyncio.gather(*(process.end(pid, process.start_time(pid) or 0) for pid in now))
         except TimeoutError:
             text = f"container {ids.short(id)}: processes {found}, which were making it, do not die"
             raise RopewalkError(text, kind=Kind.TIMEOUT) from None
@@ -261,7 +261,7 @@ class Removal:
                             await shim.stop_sandbox(id, STOP_SECONDS)
                         await shim.shutdown_sandbox(id)
                     await shim.shutdown(id)
-            await oci.end(served.shim.pid, served.shim.start, grace=SHUTDOWN_SECONDS)
+            await process.end(served.shim.pid, served.shim.start, grace=SHUTDOWN_SECONDS)
             await driver.connections.drop(served.endpoint, id)
             unlink_socket(task.socket_path(served.endpoint.address))
         if served is None:
@@ -296,7 +296,7 @@ class Removal:
 def end_process(task_: Task) -> None:
     """SIGKILL; where an AppArmor profile does not let it in, the kill of the cgroup does the same."""
     with contextlib.suppress(PermissionError):
-        oci.send(task_.pid, task_.pid_start, signal.SIGKILL)
+        process.send(task_.pid, task_.pid_start, signal.SIGKILL)
 
 
 def unlink_socket(path: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from ropewalk.runtimes.drivers import oci
+from ropewalk.linux import process
 from ropewalk.runtimes.drivers.shim import exits
 from ropewalk.runtimes.handler import Task
 from ropewalk.wire.pb import shim_pb2 as pb
@@ -28,7 +28,7 @@ async def test_a_kernel_that_cannot_be_asked_has_not_said_that_it_ended(monkeypa
         asked.set()
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr(oci, "ended", ended)
+    monkeypatch.setattr(process, "ended", ended)
     asking: asyncio.Future[pb.WaitResponse] = asyncio.get_running_loop().create_future()
     first = asyncio.ensure_future(exits.Exits(cast("Driver", cast(Any, None)))._first(asking, Task(1, 2)))
     await asked.wait()
