@@ -111,6 +111,19 @@ async def test_a_machines_container_that_is_no_process_at_all_is_its_shims(bench
     assert (await box.wait()).code == 0
 
 
+@pytest.mark.parametrize("ended", [0, -5, 1 << 60])
+async def test_an_end_that_cannot_be(bench: Bench, ended: int) -> None:
+    """What an agent that lost a process says of it: the CRI has neither such codes nor such times."""
+    handler = bench.make(Behaviour(tells={"Wait": 0xFFFF_FFFF, "ended": ended}), sandbox="none")
+    pod, _ = await bench.pod(handler)
+    box = await bench.box(handler, pod, "sleep", "100")
+    assert (await box.exec("true")).code == 255
+    before = time.time_ns()
+    await handler.signal(box.id, box.task, signal.SIGKILL)
+    exit = await box.wait()
+    assert (exit.code, before <= exit.at <= time.time_ns()) == (255, True)
+
+
 async def test_a_sandbox_that_fails_is_not_tried_as_a_container(bench: Bench) -> None:
     """`auto` asks whether there is the Sandbox API. What it says of a virtual machine that does not boot counts."""
     handler = bench.make(Behaviour(sandbox=True, faults={"CreateSandbox": "refuse 2 out of memory"}), sandbox="auto")

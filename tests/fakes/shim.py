@@ -47,7 +47,7 @@ class Behaviour(Struct, frozen=True):
     oom: bool = False  # say so before each end
     reordered: bool = False  # the end is told before the start
     stays: bool = False  # whatever Shutdown asks
-    tells: dict[str, int] = {}  # the pid that it names at Connect, or at Create, instead of its own
+    tells: dict[str, int] = {}  # the pid that it names at Connect, or at Create; the code at Wait; seconds, at "ended"
 
 
 def install(directory: Path, behaviour: Behaviour | None = None, name: str = "containerd-shim-fake-v2") -> Path:
@@ -229,6 +229,11 @@ class Box:
     def stamp(self) -> pb.Timestamp:
         return pb.Timestamp(seconds=self.at // 10**9, nanos=self.at % 10**9)
 
+    def told(self, tells: dict[str, int]) -> pb.WaitResponse:
+        answer = pb.WaitResponse(exit_status=tells.get("Wait", self.code), exited_at=self.stamp())
+        answer.exited_at.seconds = tells.get("ended", answer.exited_at.seconds)
+        return answer
+
 
 def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
@@ -356,7 +361,7 @@ class Shim:
         request = pb.ProcessRequest.FromString(payload)
         box = self.box(request.id, request.exec_id)
         await box.ended.wait()
-        return pb.WaitResponse(exit_status=box.code, exited_at=box.stamp()).SerializeToString()
+        return box.told(self.behaviour.tells).SerializeToString()
 
     async def do_state(self, payload: bytes) -> bytes:
         request = pb.ProcessRequest.FromString(payload)

@@ -262,6 +262,7 @@ def _receive(listener: socket.socket, id: str) -> int:
     listener.setblocking(False)
     try:
         with listener.accept()[0] as connection:
+            connection.setblocking(False)  # what it left behind may hold the other end
             _, fds, _, _ = socket.recv_fds(connection, 256, 1)
     except BlockingIOError:
         fds = []

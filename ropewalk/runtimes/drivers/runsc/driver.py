@@ -127,8 +127,9 @@ class Driver(oci.Driver):
         task = await self.boot(plan, network="sandbox" if plan.netns else "host")
         limits = plan.pod.linux.resources
         if limits is not None:
-            self.cgroups.update(plan.cgroup, limits)
-            checkpoints.note_limits(self._bundle(plan.id), limits)
+            with oci.explained(plan.id):
+                self.cgroups.update(plan.cgroup, limits)
+                checkpoints.note_limits(self._bundle(plan.id), limits)
         return task
 
     async def run_init(self, plan: PodPlan) -> Task:

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import signal
-import time
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.errors import NotFound, RopewalkError
@@ -66,8 +65,8 @@ class Exits:
         finally:
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
-        at = task.at_nanoseconds(answer.exited_at) or time.time_ns()
-        return Exit(code=answer.exit_status, at=at, oom=await self._is_oom(id, cgroup, answer.exit_status))
+        code, at = task.read_end(answer)
+        return Exit(code=code, at=at, oom=await self._is_oom(id, cgroup, code))
 
     async def _ask(self, id: str, own: record.Bundle) -> pb.WaitResponse:
         """What Wait says, however often the connection must be made anew. Gone as soon as the shim is dead, NotFound if

@@ -70,7 +70,7 @@ class Command:
         await self.inside.shim.start(self.inside.id, self.exec_id)
 
     async def wait(self) -> int:
-        return int((await self.inside.shim.wait(self.inside.id, self.exec_id)).exit_status)
+        return task.read_end(await self.inside.shim.wait(self.inside.id, self.exec_id))[0]
 
     def is_held(self) -> bool:
         """Whether something that it started lives, and so may hold its streams: else their ends come, however late the

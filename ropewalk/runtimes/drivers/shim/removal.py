@@ -157,7 +157,7 @@ class Removal:
                 continue
             if answer is None or not answer.exited_at.seconds:
                 return None
-            return answer.exit_status, task.at_nanoseconds(answer.exited_at)
+            return task.read_end(answer)
         return None
 
     async def _end_shim(self, served: record.Served) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import time
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -28,6 +29,7 @@ CALL_SECONDS = 20.0
 KILL_SECONDS = 10.0
 CREATE_SECONDS = 120.0  # Kata boots a virtual machine in it
 SHUTDOWN_SECONDS = 3.0  # its answer may never come
+HIGHEST_CODE = 255
 HYBRID_LINE = 64  # bytes of Firecracker's and Cloud Hypervisor's answer to CONNECT
 
 KINDS = {  # gRPC's codes
@@ -300,5 +302,9 @@ def build_mounts(mounts: Sequence[snapshotter.Mount]) -> list[pb.Mount]:
     return built
 
 
-def at_nanoseconds(when: pb.Timestamp) -> int:
-    return when.seconds * 1_000_000_000 + when.nanos
+def read_end(answer: pb.WaitResponse | pb.DeleteResponse) -> tuple[int, int]:
+    """Exit code and time (ns since the epoch). A code that no process has, as the -1 of an agent that lost it, is 255;
+    a time that there is not, or that no int64 holds, is now: the CRI could not say them."""
+    code = answer.exit_status if answer.exit_status <= HIGHEST_CODE else HIGHEST_CODE
+    at = answer.exited_at.seconds * 1_000_000_000 + answer.exited_at.nanos
+    return code, at if 10**9 <= at < 1 << 63 else time.time_ns()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -20,6 +21,18 @@ RUNTIME = """#!/bin/sh
 while test "$1" != --pid-file; do shift; done
 sleep 100 &
 echo $! > "$2"
+"""
+
+
+HOLDER = """#!{python}
+import os, socket, sys, time
+console = socket.socket(socket.AF_UNIX)
+console.connect(sys.argv[sys.argv.index("--console-socket") + 1])
+pid = os.fork()
+if not pid:
+    time.sleep(100)
+with open(sys.argv[sys.argv.index("--pid-file") + 1], "w") as file:
+    file.write(str(pid))
 """
 
 
@@ -40,9 +53,11 @@ def descriptors() -> dict[str, str]:
     return found
 
 
-async def test_one_that_sends_no_terminal_leaves_nothing(tmp_path: Path, reaper: None) -> None:
+@pytest.mark.parametrize("script", [RUNTIME, HOLDER], ids=["silent", "holds-the-socket"])
+@pytest.mark.timeout(30)
+async def test_one_that_sends_no_terminal_leaves_nothing(tmp_path: Path, reaper: None, script: str) -> None:
     program = tmp_path / "runtime"
-    program.write_text(RUNTIME)
+    program.write_text(script.replace("{python}", sys.executable))
     program.chmod(stat.S_IRWXU)
     runtime = command.Command(str(program), str(tmp_path / "root"))
     before, others = descriptors(), set(process.children(os.getpid()))
