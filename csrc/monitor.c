@@ -61,7 +61,7 @@ enum {
     PATIENCE = 30,   /* seconds for the runtime to undo its create */
     WAITS = 5,       /* times that `wait` is run again because somebody killed it */
     LOST = 137,      /* exit code where `wait` cannot tell: what ran the container was killed */
-    PROTOCOL = 2,    /* of arguments, packets and files; ropewalk/runtimes/monitors/own.py has it, too, and asks for it */
+    PROTOCOL = 2,    /* of arguments, packets and files; ropewalk/runtimes/monitors/own.py asks for it */
 };
 
 enum { CREATE, UNDO, START, WAIT }; /* commands */
