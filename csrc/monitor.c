@@ -61,6 +61,7 @@ enum {
     PATIENCE = 30,   /* seconds for the runtime to undo its create */
     WAITS = 5,       /* times that `wait` is run again because somebody killed it */
     LOST = 137,      /* exit code where `wait` cannot tell: what ran the container was killed */
+    PROTOCOL = 2,    /* of arguments, packets and files; ropewalk/runtimes/monitors/own.py asks for it */
 };
 
 enum { CREATE, UNDO, START, WAIT }; /* commands */
@@ -594,6 +595,6 @@ int main(int argc, char **argv) {
     if (argc > 8 && !strcmp(argv[1], "run")) run_container(argv + 2);
     if (argc > 2) run_logger(argv + 1);
     bool asked = argc == 2 && !strcmp(argv[1], "--version");
-    dprintf(asked ? STDOUT_FILENO : STDERR_FILENO, "ropewalk-monitor " VERSION "\n");
+    dprintf(asked ? STDOUT_FILENO : STDERR_FILENO, "ropewalk-monitor " VERSION ", protocol %d\n", PROTOCOL);
     return !asked;
 }

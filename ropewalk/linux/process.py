@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 
 from ropewalk.linux import pidfd
 
@@ -55,6 +56,14 @@ def children(pid: int) -> list[int]:
     except FileNotFoundError:
         if not os.path.exists("/proc/self/task/" + str(os.getpid()) + "/children"):
             return [other for other in pids() if (seen := stat(other)) and seen.parent == pid]
+    return found
+
+
+def tree(pid: int) -> list[int]:
+    """The process and all that descend from it, parents first."""
+    found = [pid]
+    for one in found:
+        found += children(one)
     return found
 
 
@@ -142,3 +151,44 @@ def send_signal(fd: int, signum: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def send(pid: int, start: int, signum: int) -> None:
+    """A signal to exactly that process; nothing if it is gone."""
+    fd = open_pidfd(pid, start)
+    if fd is not None:
+        try:
+            send_signal(fd, signum)
+        finally:
+            os.close(fd)
+
+
+async def ended(pid: int, start: int) -> None:
+    """Until that process has ended."""
+    fd = open_pidfd(pid, start)
+    if fd is not None:
+        try:
+            await wait_pidfd(fd)
+        finally:
+            os.close(fd)
+
+
+async def end(pid: int, start: int, *, grace: float = 0.0) -> None:
+    """Wait `grace` seconds for a process to end by itself, then kill it and wait."""
+    fd = open_pidfd(pid, start)
+    if fd is None:
+        return
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                await wait_pidfd(fd)
+                return
+        send_signal(fd, signal.SIGKILL)
+        await wait_pidfd(fd)
+    finally:
+        os.close(fd)
+
+
+def program_name(pid: int) -> bytes:
+    argv = command_line(pid)
+    return os.path.basename(argv[0]) if argv else b""

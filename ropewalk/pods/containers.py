@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 EXEC_LIMIT = (16 << 20) - (64 << 10)  # stdout + stderr + framing stay below the client's 16 MiB (contract 1.1)
 RELABEL_SECONDS = 600.0  # for all files of a volume; a repeat goes on where it was given up
 KILL_DEADLINE = 30.0  # seconds from SIGKILL to an end; longer means a process the kernel cannot end
+UNASKABLE = (Kind.DENIED, Kind.TIMEOUT)  # what a handler raises that cannot pass a stop signal on
 
 
 def is_visible(container: Container) -> bool:
@@ -323,13 +324,14 @@ class Containers:
         await self._kill(container.id)
 
     async def _ask_to_stop(self, container: Container, timeout: float) -> float:
-        """The stop signal; how many seconds there are to wait for its effect: none if the kernel lets none through."""
+        """The stop signal; how many seconds there are to wait for its effect: none if the kernel lets none through, or
+        whoever would pass it on hangs."""
         assert container.task is not None
         self._asked_to_stop.add(container.id)
         try:
             await self._handler(container.id).signal(container.id, container.task, container.stop_signal)
         except BaseException as error:
-            if not (isinstance(error, RopewalkError) and error.kind is Kind.DENIED):
+            if not (isinstance(error, RopewalkError) and error.kind in UNASKABLE):
                 self._asked_to_stop.discard(container.id)  # the next stop asks again
                 raise
             log.warning("it cannot be asked to stop", extra={"container": container.id, "error": str(error)})

@@ -230,7 +230,7 @@ class Handler(ABC):
     name: str
     capabilities: Capabilities  # of the class: before a probe has found out more
     config: Config = Config()
-    programs: Sequence[str] = ()  # paths, or names in PATH, on which it depends whether the handler works
+    programs: Sequence[str] = ()  # paths, or names in PATH: files on which it depends whether the handler works
     probe_seconds: float = 20.0  # for its probe; what takes longer hangs, and does not work
 
     def __init__(self, config: Config, node: Node, *, name: str = "") -> None:

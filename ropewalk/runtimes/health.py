@@ -27,6 +27,7 @@ from msgspec import Struct
 from ropewalk.errors import Kind, RopewalkError
 from ropewalk.linux import paths, process, spawn
 from ropewalk.runtimes.handler import Capabilities, Handler, Level, Probe
+from ropewalk.runtimes.monitors import own
 from ropewalk.version import VERSION
 
 PATIENCE = 60.0  # seconds for one that failed before: a node that is too busy for it at boot is not lost for good
@@ -179,9 +180,10 @@ class Health:
 
 def key(handler: Handler, layout: str) -> str:
     """A digest of what a probe depends on: it holds as long as this is the same."""
-    node = [VERSION, platform.release(), process.boot_id(), layout]
-    own = [type(handler).__qualname__, type(handler).capabilities, handler.config, [_file(p) for p in handler.programs]]
-    return hashlib.sha256(msgspec.json.encode([node, own])).hexdigest()
+    node = [VERSION, own.PROTOCOL, platform.release(), process.boot_id(), layout]
+    files = [_file(program) for program in handler.programs]
+    mine = [type(handler).__qualname__, type(handler).capabilities, handler.config, files]
+    return hashlib.sha256(msgspec.json.encode([node, mine])).hexdigest()
 
 
 def _file(program: str) -> tuple[str, int, int]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from msgspec import structs
 
 from ropewalk.errors import RopewalkError
@@ -13,6 +11,7 @@ from ropewalk.runtimes.drivers import init, oci
 from ropewalk.runtimes.drivers.shim import advice
 from ropewalk.runtimes.drivers.shim import driver as shims
 from ropewalk.runtimes.handler import Level
+from ropewalk.runtimes.monitors import own
 
 SECONDS = 10.0
 
@@ -29,15 +28,14 @@ async def run_oci(driver: oci.Driver, *, packages: str) -> handler.Probe:
 async def _try(driver: oci.Driver, *, packages: str) -> handler.Probe:
     """Ask runtime and monitor for their versions, then start a container that holds nothing but an init, see that it
     lives, and delete it. `packages`: what to install if a program is absent."""
-    versions = []
-    for program in (driver.command.path, driver.monitor.path):
-        try:
-            versions.append(await read_version(program))
-        except OSError as error:
-            evidence = f"{error.filename}: {error.strerror}"
-            return handler.Probe(Level.ABSENT, evidence=evidence, advice=f"apt-get install {packages}")
-        except RopewalkError as error:
-            return handler.Probe(Level.PRESENT, evidence=error.message, advice=error.hint)
+    try:
+        versions = [await read_version(program) for program in (driver.command.path, driver.monitor.path)]
+        driver.monitor.check(versions[1])
+    except OSError as error:
+        evidence = f"{error.filename}: {error.strerror}"
+        return handler.Probe(Level.ABSENT, evidence=evidence, advice=f"apt-get install {packages}")
+    except RopewalkError as error:
+        return handler.Probe(Level.PRESENT, evidence=error.message, advice=error.hint)
     problem = driver.cgroups.problem()
     if problem:
         return handler.Probe(Level.PRESENT, version=versions[0], evidence=problem, advice=problem.rpartition("; ")[2])
@@ -67,8 +65,12 @@ async def _try_shim(driver: shims.Driver) -> handler.Probe:
     except (OSError, RopewalkError) as error:
         hint = getattr(error, "hint", "")
         return handler.Probe(Level.ABSENT, evidence=getattr(error, "message", str(error)), advice=hint)
-    if not os.access(driver.settings.logger, os.X_OK):
-        return handler.Probe(Level.ABSENT, version, f"no {driver.settings.logger}", "install ropewalk's wheel")
+    try:
+        own.check(driver.settings.logger, await read_version(driver.settings.logger))
+    except OSError as error:
+        return handler.Probe(Level.ABSENT, version, f"{error.filename}: {error.strerror}", own.REINSTALL)
+    except RopewalkError as error:
+        return handler.Probe(Level.PRESENT, version, error.message, error.hint)
     problem = driver.cgroups.problem() if driver.direct else ""
     if problem:
         return handler.Probe(Level.PRESENT, version, problem, problem.rpartition("; ")[2])

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from ropewalk.errors import Kind, RopewalkError
 from ropewalk.linux import process
 from ropewalk.runtimes import handler
-from ropewalk.runtimes.drivers import bundle, oci
+from ropewalk.runtimes.drivers import bundle
 from ropewalk.runtimes.handler import Capabilities, ContainerPlan, ExecResult, Exit, Observation, Task
 from ropewalk.spec.pod import LinuxContainerResources
 
@@ -65,11 +65,11 @@ class Handler(handler.Handler):
 
     async def wait(self, id: str, task: Task, cgroup: str) -> Exit:
         """Raises once it has ended: only its handler can tell how."""
-        await oci.ended(task.pid, task.pid_start)
+        await process.ended(task.pid, task.pid_start)
         self._refuse()
 
     async def signal(self, id: str, task: Task, signum: int) -> None:
-        oci.send(task.pid, task.pid_start, signum)
+        process.send(task.pid, task.pid_start, signum)
 
     async def kill(self, id: str, task: Task, cgroup: str) -> None:
         if cgroup:

@@ -309,6 +309,17 @@ async def test_a_log_that_cannot_be_reopened_leaves_no_file(handler: Handler, pl
     assert os.listdir(directory) == ["0.log.1"]
 
 
+async def test_what_has_ended_cannot_be_started(handler: Handler, place: Place) -> None:
+    """Killed before its start; nor can a command run in it."""
+    box = await create(handler, place.plan("sleep", "100"))
+    await box.kill()
+    assert (await box.wait()).code == 137
+    for use in (box.start, lambda: box.exec("true")):
+        with pytest.raises(RopewalkError) as caught:
+            await use()
+        assert (caught.value.kind, box.id[:13] in caught.value.message) == (Kind.STATE, True)
+
+
 async def test_stdin_is_empty_unless_asked_for(handler: Handler, place: Place) -> None:
     box = await run(handler, place.plan("cat"))
     assert (await box.wait()).code == 0

@@ -162,7 +162,8 @@ async def test_one_that_lives_beside_it_is_in_the_way(handler: Handler, place: P
     await box.delete()
 
 
-async def test_one_of_several_does_not_start_alone(handler: Handler, place: Place) -> None:
+@pytest.mark.parametrize("killed", [False, True], ids=["", "daemon-killed"])
+async def test_one_of_several_does_not_start_alone(handler: Handler, place: Place, killed: bool) -> None:
     """What `runsc checkpoint` by hand makes of a pod with two; its `restore` says that all is well."""
     handlers.needs(handler, "checkpoint")
     assert isinstance(handler, runsc.Driver)
@@ -176,9 +177,14 @@ async def test_one_of_several_does_not_start_alone(handler: Handler, place: Plac
     await handler.delete(other.id, other.plan.cgroup)
     await box.delete()
     alone = await restored(handler, place, directory)
-    with pytest.raises(RopewalkError, match="it was saved together with others") as caught:
-        await alone.start()
-    assert caught.value.kind is Kind.INVALID
+    if killed:  # before it had a look
+        await handler.monitor.start(f"{handler.containers}/{alone.id}", alone.task)
+        await handler.observe(alone.id, alone.task)
+        assert (await alone.wait()).code == 137
+    else:
+        with pytest.raises(RopewalkError, match="it was saved together with others") as caught:
+            await alone.start()
+        assert caught.value.kind is Kind.INVALID
     await alone.kill()
     await alone.delete()
 

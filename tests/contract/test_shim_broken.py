@@ -91,6 +91,96 @@ async def test_a_call_that_is_not_answered_ends(bench: Bench, monkeypatch: pytes
     assert caught.value.kind is Kind.TIMEOUT
 
 
+@pytest.mark.parametrize("pid", [0, 1])
+async def test_a_shim_that_names_no_process_of_its_own(bench: Bench, pid: int) -> None:
+    """One in a PID namespace of its own, say. What it names would be killed one day."""
+    handler = bench.make(Behaviour(tells={"Connect": pid}), sandbox="none")
+    with pytest.raises(RopewalkError, match=f"says that it is process {pid}") as caught:
+        await bench.pod(handler)
+    assert caught.value.kind is Kind.UNAVAILABLE
+    await handler.sweep(set())
+    assert bench.place.found() == []
+
+
+async def test_a_container_that_is_no_process_of_the_nodes(bench: Bench) -> None:
+    handler = bench.make(Behaviour(tells={"Create": 1}), sandbox="none")
+    pod, _ = await bench.pod(handler)
+    plan = bench.place.plan("true", pod_id=pod)
+    plan.spec["annotations"] = {SANDBOX: pod}
+    with pytest.raises(RopewalkError, match="says that it is process 1"):
+        await make_box(handler, plan)
+    await handler.delete(plan.id, plan.cgroup)
+    await handler.delete_pod(pod, "")
+    assert bench.place.found() == []
+
+
+async def test_a_machines_container_that_is_no_process_at_all_is_its_shims(bench: Bench) -> None:
+    handler = bench.make(Behaviour(tells={"Create": 0}), sandbox="none")
+    pod, made = await bench.pod(handler)
+    box = await bench.box(handler, pod, "true")
+    assert box.task.pid == made.pid
+    assert (await box.wait()).code == 0
+
+
+@pytest.mark.parametrize("ended", [0, -5, 1 << 60])
+async def test_an_end_that_cannot_be(bench: Bench, ended: int) -> None:
+    """What an agent that lost a process says of it: the CRI has neither such codes nor such times."""
+    handler = bench.make(Behaviour(tells={"Wait": 0xFFFF_FFFF, "ended": ended}), sandbox="none")
+    pod, _ = await bench.pod(handler)
+    box = await bench.box(handler, pod, "sleep", "100")
+    assert (await box.exec("true")).code == 255
+    before = time.time_ns()
+    await handler.signal(box.id, box.task, signal.SIGKILL)
+    exit = await box.wait()
+    assert (exit.code, before <= exit.at <= time.time_ns()) == (255, True)
+
+
+async def test_a_sandbox_that_fails_is_not_tried_as_a_container(bench: Bench) -> None:
+    """`auto` asks whether there is the Sandbox API. What it says of a virtual machine that does not boot counts."""
+    handler = bench.make(Behaviour(sandbox=True, faults={"CreateSandbox": "refuse 2 out of memory"}), sandbox="auto")
+    with pytest.raises(RopewalkError, match="out of memory"):
+        await bench.pod(handler)
+    assert bench.called("Create") == []
+    await handler.sweep(set())
+    assert bench.place.found() == []
+
+
+async def test_a_shim_that_speaks_otherwise_by_now_is_removed_all_the_same(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(shim: task.Shim, id: str) -> None:
+        raise RopewalkError(f"{id}: the shim's answer cannot be read")
+
+    handler = bench.make(sandbox="none")
+    pod, made = await bench.pod(handler)
+    await handler.close()
+    monkeypatch.setattr(task.Shim, "greet", refuse)
+    monkeypatch.setattr(removal, "SHUTDOWN_SECONDS", 0.1)
+    await bench.again(sandbox="none").delete_pod(pod, "")
+    assert not process.is_alive(made.pid, made.pid_start)
+    assert bench.place.found() == []
+
+
+async def test_a_command_whose_start_is_not_answered_is_ended(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task, "CREATE_SECONDS", 0.2)
+    handler = bench.make(Behaviour(faults={"Start": "never"}), sandbox="none")
+    pod, _ = await bench.pod(handler)
+    box = await bench.box(handler, pod, "true", start=False)
+    with pytest.raises(RopewalkError, match="did not answer Start"):
+        await box.exec("sleep", "100")
+    assert [call["signal"] for call in bench.called("Kill")] == [signal.SIGKILL]
+
+
+async def test_a_command_longer_than_a_frame(bench: Bench) -> None:
+    handler = bench.make(sandbox="none")
+    pod, _ = await bench.pod(handler)
+    box = await bench.box(handler, pod, "sleep", "100")
+    with pytest.raises(RopewalkError, match="4194304 are allowed") as caught:
+        await box.exec("echo", "x" * (5 << 20))
+    assert caught.value.kind is Kind.INVALID
+    assert (await box.exec("echo", "on")).stdout == b"on\n"
+
+
 @pytest.mark.parametrize("fault", ["eof", "never", "crash", "refuse 2 no", "stays"])
 async def test_a_shutdown_without_an_answer(bench: Bench, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     monkeypatch.setattr(task, "SHUTDOWN_SECONDS", 0.3)
@@ -125,23 +215,24 @@ async def test_a_shim_that_dies_takes_its_containers(bench: Bench) -> None:
     await handler.delete_pod(pod, "")
 
 
-def run_machine(bench: Bench, pod: str) -> subprocess.Popen[bytes]:
-    """As Kata has its hypervisor: in the pod's own cgroup, and it outlives the shim."""
+def run_machine(bench: Bench, pod: str) -> tuple[subprocess.Popen[bytes], int]:
+    """As Kata has its hypervisor: in the pod's own cgroup, and it outlives the shim. With its start time."""
     machine = subprocess.Popen(["sleep", "1000"])
     path = f"{bench.place.cgroup}/{pod}"
     bench.place.cgroups.make(path)
     bench.place.cgroups.add(path, machine.pid)
-    return machine
+    return machine, process.start_time(machine.pid) or 0
 
 
 async def test_the_machine_of_a_dead_shim_is_ended_with_its_containers(bench: Bench) -> None:
     handler = bench.make()
     pod, made = await bench.pod(handler)
     box = await bench.box(handler, pod, "sleep", "100")
-    machine = run_machine(bench, pod)
+    machine, start = run_machine(bench, pod)
     os.kill(made.monitor_pid, signal.SIGKILL)
     assert (await box.wait()).reason == "Unknown"
-    assert machine.wait() == -signal.SIGKILL
+    assert not process.is_alive(machine.pid, start)
+    machine.wait()
     await box.delete()
     await handler.delete_pod(pod, "")
 
@@ -150,10 +241,11 @@ async def test_the_machine_of_a_shim_that_died_in_its_boot_is_ended_with_the_pod
     """Its program's verb knows nothing of it yet, and fails."""
     handler = bench.make(Behaviour(faults={"delete": "fail no such sandbox"}))
     pod, made = await bench.pod(handler)
-    machine = run_machine(bench, pod)
+    machine, start = run_machine(bench, pod)
     os.kill(made.monitor_pid, signal.SIGKILL)
     await handler.delete_pod(pod, f"{bench.place.cgroup}/{pod}")
-    assert machine.wait() == -signal.SIGKILL
+    assert not process.is_alive(machine.pid, start)
+    machine.wait()
     assert bench.place.found() == []
 
 

@@ -47,6 +47,7 @@ class Behaviour(Struct, frozen=True):
     oom: bool = False  # say so before each end
     reordered: bool = False  # the end is told before the start
     stays: bool = False  # whatever Shutdown asks
+    tells: dict[str, int] = {}  # the pid that it names at Connect, or at Create; the code at Wait; seconds, at "ended"
 
 
 def install(directory: Path, behaviour: Behaviour | None = None, name: str = "containerd-shim-fake-v2") -> Path:
@@ -228,6 +229,11 @@ class Box:
     def stamp(self) -> pb.Timestamp:
         return pb.Timestamp(seconds=self.at // 10**9, nanos=self.at % 10**9)
 
+    def told(self, tells: dict[str, int]) -> pb.WaitResponse:
+        answer = pb.WaitResponse(exit_status=tells.get("Wait", self.code), exited_at=self.stamp())
+        answer.exited_at.seconds = tells.get("ended", answer.exited_at.seconds)
+        return answer
+
 
 def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
@@ -307,7 +313,8 @@ class Shim:
     # Tasks
 
     async def do_connect(self, payload: bytes) -> bytes:
-        return pb.ConnectResponse(shim_pid=os.getpid()).SerializeToString()
+        pid = self.behaviour.tells.get("Connect", os.getpid())
+        return pb.ConnectResponse(shim_pid=pid).SerializeToString()
 
     async def do_create(self, payload: bytes) -> bytes:
         request = pb.CreateTaskRequest.FromString(payload)
@@ -322,7 +329,8 @@ class Shim:
         self.boxes[request.id, ""] = Box(
             ["sleep", "1000000"] if sandbox else args, request.stdin, request.stdout, request.stderr
         )
-        return pb.CreateTaskResponse(pid=os.getpid()).SerializeToString()
+        pid = self.behaviour.tells.get("Create", os.getpid())
+        return pb.CreateTaskResponse(pid=pid).SerializeToString()
 
     async def do_start(self, payload: bytes) -> bytes:
         request = pb.ProcessRequest.FromString(payload)
@@ -356,7 +364,7 @@ class Shim:
         request = pb.ProcessRequest.FromString(payload)
         box = self.box(request.id, request.exec_id)
         await box.ended.wait()
-        return pb.WaitResponse(exit_status=box.code, exited_at=box.stamp()).SerializeToString()
+        return box.told(self.behaviour.tells).SerializeToString()
 
     async def do_state(self, payload: bytes) -> bytes:
         request = pb.ProcessRequest.FromString(payload)

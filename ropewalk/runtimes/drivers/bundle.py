@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from ropewalk import ids
-from ropewalk.errors import Invalid, NotFound, Unsupported
+from ropewalk.errors import Invalid, NotFound, RopewalkError, Unsupported
 from ropewalk.linux import mount, paths, process
 from ropewalk.runtimes.drivers import command, idmap
 from ropewalk.runtimes.handler import Task
@@ -111,8 +111,12 @@ class Bundle:
         return msgspec.json.decode(content, type=Task) if content else None
 
     def read_init(self) -> Task:
-        """The task of a container without a monitor, from the runtime's pid file."""
-        pid = int(self.read("pid"))
+        """The task of a container without a monitor, from the runtime's pid file. RopewalkError if that has none."""
+        content = self.read("pid")
+        if not content.strip().isdigit():
+            id = ids.short(os.path.basename(self.directory))
+            raise RopewalkError(f"container {id}: the runtime left {content[:40]!r} in its pid file")
+        pid = int(content)
         return Task(pid=pid, pid_start=process.start_time(pid) or 0)
 
     def read_error(self) -> str:
@@ -142,7 +146,8 @@ class Bundle:
             return
         for name in names:
             if name not in ("rootfs", "lower", "volumes"):
-                os.unlink(self.path(name))
+                with contextlib.suppress(FileNotFoundError):  # whoever made it removes it, too
+                    os.unlink(self.path(name))
         with contextlib.suppress(FileNotFoundError):
             os.rmdir(self.rootfs)
         os.rmdir(self.directory)

@@ -38,6 +38,8 @@ EXPLANATIONS = (
     ("does not exist", Kind.NOT_FOUND, ""),
     ("is not running", Kind.STATE, ""),
     ("stopped container", Kind.STATE, ""),
+    ("container that has stopped", Kind.STATE, ""),
+    ("not started", Kind.STATE, ""),  # runsc's word of what ended before its start, too
     ("in state stopped", Kind.STATE, ""),
     ("already dead", Kind.STATE, ""),
     ("kill: permission denied", Kind.DENIED, SIGNAL_RULE),

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import socket
 import struct
@@ -22,7 +23,7 @@ from typing import Any
 
 from ropewalk import ids
 from ropewalk.errors import Kind, RopewalkError
-from ropewalk.linux import spawn
+from ropewalk.linux import cgroup, spawn
 from ropewalk.runtimes import streams
 from ropewalk.runtimes.drivers import command, execution
 from ropewalk.runtimes.oci import build
@@ -86,7 +87,8 @@ class Interactive(streams.Streams):
                 try:
                     await room.wait()
                 finally:
-                    loop.remove_writer(self._stdin)
+                    if self._stdin >= 0:  # else it was closed meanwhile
+                        loop.remove_writer(self._stdin)
             except OSError as error:
                 if error.errno not in (errno.EPIPE, errno.EIO):
                     raise
@@ -96,7 +98,7 @@ class Interactive(streams.Streams):
         """A terminal stays: its end-of-file is a character that is typed."""
         if not self._tty and self._stdin >= 0:
             self._fds.discard(self._stdin)
-            os.close(self._stdin)
+            _close(self._stdin)
             self._stdin = -1
 
     async def resize(self, width: int, height: int) -> None:
@@ -115,10 +117,18 @@ class Interactive(streams.Streams):
                 await self.end(self.child)
         finally:
             for fd in self._fds:
-                os.close(fd)
+                _close(fd)
             self._fds.clear()
             self._open.clear()
             self._stdin = -1
+
+
+def _close(fd: int) -> None:
+    """Somebody may wait for it: the event loop would take the next descriptor of that number for this one."""
+    loop = asyncio.get_running_loop()
+    loop.remove_reader(fd)
+    loop.remove_writer(fd)
+    os.close(fd)
 
 
 def _read(fd: int) -> bytes | None:
@@ -176,6 +186,29 @@ async def start(
     return made
 
 
+async def start_marked(
+    runtime: command.Command,
+    cgroups: cgroup.Cgroups,
+    id: str,
+    path: str,
+    description: dict[str, Any],
+    *,
+    pid_file: str,
+    console: str,
+) -> Interactive:
+    """Likewise for a container whose processes are this kernel's, in the cgroup `path`: all that the command starts has
+    a mark (execution.py), by which `close` ends it."""
+    mark = execution.new_mark()
+    try:
+        made = await start(runtime, id, execution.marked(description, mark), pid_file=pid_file, console=console)
+    except BaseException:  # it may have begun all the same, and nobody has it
+        if path:
+            await asyncio.shield(asyncio.ensure_future(execution.kill_marked(cgroups, path, mark)))
+        raise
+    made.end = functools.partial(execution.end, cgroups, path, mark=mark)
+    return made
+
+
 async def _run(
     runtime: command.Command,
     id: str,
@@ -229,6 +262,7 @@ def _receive(listener: socket.socket, id: str) -> int:
     listener.setblocking(False)
     try:
         with listener.accept()[0] as connection:
+            connection.setblocking(False)  # what it left behind may hold the other end
             _, fds, _, _ = socket.recv_fds(connection, 256, 1)
     except BlockingIOError:
         fds = []

@@ -13,16 +13,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import functools
 import logging
 import os
 import secrets
 import signal
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from ropewalk import ids, steps
 from ropewalk.errors import Kind, RopewalkError, WrongState
@@ -45,12 +45,14 @@ CLOCK_STEP = 0.1  # file times are those of the kernel's last tick
 LOST = 255  # contract 6.1: the exit code of a container whose end nobody saw
 
 
-class Programs(NamedTuple):
-    """Each a path or a name in PATH. `init` is a static catatonit."""
+class Config(handler.Config, frozen=True):
+    """What every runtime of this driver is configured by; its handler says which program it is."""
 
-    runtime: str
-    monitor: str
-    init: str
+    path: Annotated[str, Meta(description="the runtime's program, a path or a name in PATH")] = ""
+    monitor: Annotated[str, Meta(description="ropewalk-monitor (which comes along), conmon, or the path of either")] = (
+        "ropewalk-monitor"
+    )
+    init: Annotated[str, Meta(description="a static catatonit: init of pods with a shared PID namespace")] = "catatonit"
 
 
 class Driver(handler.Handler):
@@ -58,10 +60,10 @@ class Driver(handler.Handler):
 
     exec_detaches = False  # without --detach its exec would wait for the ends of the streams
 
-    def __init__(self, config: handler.Config, node: Node, programs: Programs, *, name: str = "") -> None:
+    def __init__(self, config: Config, node: Node, *, name: str = "") -> None:
         super().__init__(config, node, name=name)
         self.cgroups = node.cgroups
-        self.catatonit = programs.init
+        self.catatonit = config.init
         self.containers = os.path.join(node.state, "containers")
         self.root = os.path.join(node.state, "runtimes", self.name)
         exits = os.path.join(node.state, "exits")
@@ -69,9 +71,9 @@ class Driver(handler.Handler):
         for directory in (self.containers, os.path.dirname(self.root), self.root, exits, self.sockets):
             os.makedirs(directory, mode=0o711, exist_ok=True)
         self.apart = bundle.is_propagating(self.containers)
-        self.command = command.Command(programs.runtime, self.root)
-        self.monitor = choice.make(programs.monitor, exits=exits, sockets=self.sockets, cgroups=self.cgroups)
-        self.programs = (programs.runtime, self.monitor.path, programs.init)
+        self.command = command.Command(config.path, self.root)
+        self.monitor = choice.make(config.monitor, exits=exits, sockets=self.sockets, cgroups=self.cgroups)
+        self.programs = (config.path, self.monitor.path, config.init)
         self.probing: set[str] = set()  # ids of probes under way, which no row owns
         self.began = time.time()
 
@@ -160,7 +162,7 @@ class Driver(handler.Handler):
     async def start(self, id: str, task: Task) -> None:
         """The runtime opens a fifo that the process reads: with the process gone it would wait for ever."""
         starting = asyncio.ensure_future(self.command.run(id, "start", id, timeout=START_SECONDS))
-        dying = asyncio.ensure_future(ended(task.pid, task.pid_start))
+        dying = asyncio.ensure_future(process.ended(task.pid, task.pid_start))
         try:
             await asyncio.wait([starting, dying], return_when=asyncio.FIRST_COMPLETED)
             await asyncio.wait([starting], timeout=GONE_SECONDS)  # one that ends at once has been started, too
@@ -178,7 +180,7 @@ class Driver(handler.Handler):
         """Kind.DENIED if the container's AppArmor profile does not let this daemon's signals in; SIGKILL then goes by
         the cgroup, where the kernel asks no profile (cgroup.kill of v2)."""
         try:
-            send(task.pid, task.pid_start, signum)
+            process.send(task.pid, task.pid_start, signum)
         except PermissionError:
             if signum != signal.SIGKILL:
                 raise RopewalkError(
@@ -190,7 +192,7 @@ class Driver(handler.Handler):
 
     async def kill(self, id: str, task: Task, cgroup: str) -> None:
         with contextlib.suppress(PermissionError):  # see signal
-            send(task.pid, task.pid_start, signal.SIGKILL)
+            process.send(task.pid, task.pid_start, signal.SIGKILL)
         if cgroup:
             await self.cgroups.kill(cgroup)
 
@@ -202,7 +204,7 @@ class Driver(handler.Handler):
         pidfd = process.open_pidfd(task.pid, task.pid_start)
         try:
             if task.monitor_pid:
-                await ended(task.monitor_pid, task.monitor_start)
+                await process.ended(task.monitor_pid, task.monitor_start)
             seen = self.monitor.exit(id)
             if seen is None and pidfd is not None:
                 await process.wait_pidfd(pidfd)
@@ -280,7 +282,7 @@ class Driver(handler.Handler):
         for pid in process.find(os.fsencode(id)) if os.path.lexists(self._fifo(id)) else ():
             if own <= set(process.command_line(pid)):
                 alive = task is not None and process.is_alive(task.pid, task.pid_start)
-                await end(pid, process.start_time(pid) or 0, grace=GONE_SECONDS if alive else 0.0)
+                await process.end(pid, process.start_time(pid) or 0, grace=GONE_SECONDS if alive else 0.0)
 
     # Working inside
 
@@ -296,23 +298,16 @@ class Driver(handler.Handler):
     async def exec_stream(self, id: str, task: Task, process: dict[str, Any], *, tty: bool) -> streams.Streams:
         self.cgroups.expect_move()
         own = self._bundle(id)
-        path = own.read_record().cgroup
         name = f"exec-{secrets.token_hex(4)}"
-        mark = execution.new_mark()
-        try:
-            made = await interactive.start(
-                self.command,
-                id,
-                execution.marked({**process, "terminal": tty}, mark),
-                pid_file=own.path(f"{name}.pid"),
-                console=os.path.join(self.sockets, name),
-            )
-        except BaseException:  # it may have begun all the same, and nobody has it
-            if path:
-                await asyncio.shield(asyncio.ensure_future(execution.kill_marked(self.cgroups, path, mark)))
-            raise
-        made.end = functools.partial(execution.end, self.cgroups, path, mark=mark)
-        return made
+        return await interactive.start_marked(
+            self.command,
+            self.cgroups,
+            id,
+            own.read_record().cgroup,
+            {**process, "terminal": tty},
+            pid_file=own.path(f"{name}.pid"),
+            console=os.path.join(self.sockets, name),
+        )
 
     async def attach(self, id: str, task: Task) -> streams.Streams:
         own = self._bundle(id)
@@ -377,11 +372,11 @@ class Driver(handler.Handler):
         """End and remove all that a create made; `path`: the cgroup, "" if there is none."""
         if task is not None:
             with contextlib.suppress(PermissionError):  # see signal
-                send(task.pid, task.pid_start, signal.SIGKILL)
+                process.send(task.pid, task.pid_start, signal.SIGKILL)
         if path:
             await self.cgroups.kill(path)
         if task is not None and task.monitor_pid:
-            await end(task.monitor_pid, task.monitor_start, grace=FLUSH_SECONDS)
+            await process.end(task.monitor_pid, task.monitor_start, grace=FLUSH_SECONDS)
         await self._end_starters(id, None)
         await self._remove_state(id)
         if path:
@@ -395,14 +390,17 @@ class Driver(handler.Handler):
         log_flag = f"--log={bundle.Bundle(directory).log}"
         names = {os.path.basename(name).encode() for name in (self.command.path, self.monitor.path)}
         found = process.find(os.fsencode(directory), os.fsencode(log_flag))
-        return [pid for pid in found if program_name(pid) in names]
+        return [pid for pid in found if process.program_name(pid) in names]
 
     async def _end_creators(self, id: str, directory: str) -> None:
+        """With what they have started, of which nothing else tells whose it is: a hook, or the process that is to be
+        the container's, on its way to its cgroup."""
         found: list[int] = []
         try:
             async with asyncio.timeout(CREATOR_SECONDS):
                 while found := self._creators(directory):
-                    await asyncio.gather(*(end(pid, process.start_time(pid) or 0) for pid in found))
+                    trees = {one for pid in found for one in process.tree(pid)}
+                    await asyncio.gather(*(process.end(pid, process.start_time(pid) or 0) for pid in trees))
         except TimeoutError:
             text = f"container {ids.short(id)}: processes {found}, which were creating it, do not die"
             raise RopewalkError(text, kind=Kind.TIMEOUT) from None
@@ -475,44 +473,3 @@ def encode(spec: dict[str, Any], rootfs: str) -> bytes:
 
 def first_line(text: str) -> str:
     return text.strip().split("\n", 1)[0] or "the runtime failed without a message"
-
-
-def send(pid: int, start: int, signum: int) -> None:
-    """A signal to exactly that process; nothing if it is gone."""
-    fd = process.open_pidfd(pid, start)
-    if fd is not None:
-        try:
-            process.send_signal(fd, signum)
-        finally:
-            os.close(fd)
-
-
-async def ended(pid: int, start: int) -> None:
-    """Until that process has ended."""
-    fd = process.open_pidfd(pid, start)
-    if fd is not None:
-        try:
-            await process.wait_pidfd(fd)
-        finally:
-            os.close(fd)
-
-
-async def end(pid: int, start: int, *, grace: float = 0.0) -> None:
-    """Wait `grace` seconds for a process to end by itself, then kill it and wait."""
-    fd = process.open_pidfd(pid, start)
-    if fd is None:
-        return
-    try:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(grace):
-                await process.wait_pidfd(fd)
-                return
-        process.send_signal(fd, signal.SIGKILL)
-        await process.wait_pidfd(fd)
-    finally:
-        os.close(fd)
-
-
-def program_name(pid: int) -> bytes:
-    argv = process.command_line(pid)
-    return os.path.basename(argv[0]) if argv else b""

@@ -8,17 +8,13 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from ropewalk.runtimes import handler, probes, wasm
+from ropewalk.runtimes import probes, wasm
 from ropewalk.runtimes.drivers import filters, oci
 from ropewalk.runtimes.handler import Capabilities, ContainerPlan, Node, PodPlan, Probe
 
 
-class Config(handler.Config, frozen=True):
+class Config(oci.Config, frozen=True):
     path: Annotated[str, Meta(description="the crun program, a path or a name in PATH")] = "crun"
-    monitor: Annotated[str, Meta(description="ropewalk-monitor (which comes along), conmon, or the path of either")] = (
-        "ropewalk-monitor"
-    )
-    init: Annotated[str, Meta(description="a static catatonit: init of pods with a shared PID namespace")] = "catatonit"
 
 
 class Handler(oci.Driver):
@@ -28,7 +24,7 @@ class Handler(oci.Driver):
     capabilities = Capabilities()
 
     def __init__(self, config: Config, node: Node, *, name: str = "") -> None:
-        super().__init__(config, node, oci.Programs(config.path, config.monitor, config.init), name=name)
+        super().__init__(config, node, name=name)
         self.filters = filters.Filters()
 
     def adapt(self, spec: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from typing import Annotated
 
 from msgspec import Meta, structs
 
-from ropewalk.runtimes import handler
 from ropewalk.runtimes.drivers import oci
 from ropewalk.runtimes.drivers.runsc import driver as runsc
 from ropewalk.runtimes.drivers.runsc import platforms
@@ -14,7 +13,7 @@ from ropewalk.runtimes.handler import Boundary, Capabilities, Node, Probe
 from ropewalk.runtimes.monitors import own
 
 
-class Config(handler.Config, frozen=True):
+class Config(oci.Config, frozen=True):
     path: Annotated[str, Meta(description="the runsc program, a path or a name in PATH")] = "runsc"
     monitor: Annotated[str, Meta(description="ropewalk-monitor, or its path; conmon cannot serve gVisor")] = own.NAME
     init: Annotated[str, Meta(description="a static catatonit: the process that a Sentry begins with")] = "catatonit"
@@ -63,7 +62,7 @@ class Handler(runsc.Driver):
     capabilities = CAPABILITIES
 
     def __init__(self, config: Config, node: Node, *, name: str = "") -> None:
-        super().__init__(config, node, oci.Programs(config.path, config.monitor, config.init), name=name)
+        super().__init__(config, node, name=name)
         self.platform = config.platform
         self.flags = config.flags
         self.capabilities = structs.replace(CAPABILITIES, host_network=config.host_network)

@@ -144,6 +144,7 @@ def build_settings(config: Config, family: Family, capabilities: Capabilities, n
         init=config.init,
         boundary=capabilities.boundary,
         engine=config.engine if family.part == "-runc-" else "",
+        file=config.config_path,
         options=given.SerializeToString(),
         sandbox="task" if sandbox == "container" else sandbox,
         hand_over=(config.rootfs or family.rootfs) == "handed",

@@ -8,18 +8,14 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct, structs
 
-from ropewalk.runtimes import handler, probes
+from ropewalk.runtimes import probes
 from ropewalk.runtimes.drivers import bundle, oci
-from ropewalk.runtimes.handler import Capabilities, ContainerPlan, Node, Probe
+from ropewalk.runtimes.handler import Capabilities, ContainerPlan, Probe
 from ropewalk.runtimes.monitors import monitor
 
 
-class Config(handler.Config, frozen=True):
+class Config(oci.Config, frozen=True):
     path: Annotated[str, Meta(description="the youki program, a path or a name in PATH")] = "youki"
-    monitor: Annotated[str, Meta(description="ropewalk-monitor (which comes along), conmon, or the path of either")] = (
-        "ropewalk-monitor"
-    )
-    init: Annotated[str, Meta(description="a static catatonit: init of pods with a shared PID namespace")] = "catatonit"
 
 
 class State(Struct, frozen=True):
@@ -34,9 +30,6 @@ class Handler(oci.Driver):
     name = "youki"
     capabilities = Capabilities()
     exec_detaches = True  # its pid file must be a path that others could open, too
-
-    def __init__(self, config: Config, node: Node, *, name: str = "") -> None:
-        super().__init__(config, node, oci.Programs(config.path, config.monitor, config.init), name=name)
 
     def adapt(self, spec: dict[str, Any]) -> dict[str, Any]:
         """Without no_new_privs a filter must be loaded before capabilities are dropped, which youki 0.7 does only where

@@ -56,6 +56,9 @@ class Monitor(ABC):
         self.cgroups = cgroups
         self.controllers = sorted(cgroups.controllers() & ACCOUNTED)
 
+    def check(self, version: str) -> None:  # noqa: B027 (conmon's options have not changed since 2.1)
+        """`version`: the first line of what it says with --version. Unsupported if it cannot be talked to."""
+
     @abstractmethod
     async def create(self, launch: Launch) -> Task:
         """Create the container under a new monitor. Raises RuntimeFailed, RopewalkError. The bundle's path is an
@@ -66,11 +69,12 @@ class Monitor(ABC):
         """Run `start_argv` and return when it has gone well, whoever began it. Raises RuntimeFailed, WrongState."""
 
     def exit(self, id: str) -> Exit | None:
-        """What the monitor recorded at the container's end; None as long as there is no record."""
+        """What the monitor recorded at the container's end; None as long as there is no record. One that says nothing
+        is none: what a full disk has left of it."""
         try:
             with open(os.path.join(self.exits, id), encoding="ascii") as file:
                 return Exit(code=int(file.read()), at=os.fstat(file.fileno()).st_mtime_ns)
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):
             return None
 
     def record(self, id: str, code: int) -> None:

@@ -13,7 +13,7 @@ import os
 import socket
 
 from ropewalk import ids, steps
-from ropewalk.errors import Kind, RopewalkError, WrongState
+from ropewalk.errors import Kind, RopewalkError, Unsupported, WrongState
 from ropewalk.linux import inotify, process, spawn
 from ropewalk.runtimes.handler import Task
 from ropewalk.runtimes.monitors import logfile, monitor
@@ -25,10 +25,15 @@ ANSWER = 32768  # bytes of a packet: the runtime's words are the most of it
 START = "3 0 0\n"
 STARTED = "started"  # the file in the bundle that has the exit code of `start`
 START_SECONDS = 60.0
+PROTOCOL = 2  # of arguments, packets and files; csrc/monitor.c has it, too. Whoever changes one of them counts on
+REINSTALL = "install ropewalk anew, which brings its monitor (in a checkout: ./dev setup), or correct `monitor`"
 
 
 class OwnMonitor(monitor.Monitor):
     """`path` may be elsewhere than beside this file: for packagers, and to try another build."""
+
+    def check(self, version: str) -> None:
+        check(self.path, version)
 
     async def create(self, launch: monitor.Launch) -> Task:
         complaints = os.memfd_create("monitor-stderr")
@@ -91,6 +96,20 @@ class OwnMonitor(monitor.Monitor):
             raise monitor.RuntimeFailed("")
 
 
+def check(path: str, version: str) -> None:
+    """Unsupported if what says this of itself is another build, which does not know what it would be told."""
+    if version.rpartition(", ")[2] != f"protocol {PROTOCOL}":
+        raise Unsupported(f"{path} is {version!r}, and protocol {PROTOCOL} is needed", hint=REINSTALL)
+
+
+def explain(id: str, said: str) -> RopewalkError:
+    """`said`: its last words. Where they are its name it did not know its arguments."""
+    if said.startswith(f"{NAME} "):
+        text = f"its monitor is another build ({said.partition(chr(10))[0]}) and does not know what it was told"
+        return Unsupported(f"container {ids.short(id)}: {text}", hint=REINSTALL)
+    return RopewalkError(f"container {ids.short(id)}: its monitor: {said}")
+
+
 def arguments(path: str, exits: str, launch: monitor.Launch) -> list[str]:
     """Its command line; "" ends a command."""
     create = [*launch.runtime, "create", "--bundle", launch.bundle]
@@ -120,8 +139,7 @@ def parse_answer(packet: bytes, complaints: bytes, id: str) -> int:
         return int(text)
     if packet.startswith(b"-"):
         raise monitor.RuntimeFailed(text)
-    said = complaints.decode(errors="replace").partition("\n")[0] or f"{NAME} ended without a word"
-    raise RopewalkError(f"container {ids.short(id)}: {said}")
+    raise explain(id, complaints.decode(errors="replace").partition("\n")[0] or "it ended without a word")
 
 
 async def _receive(ours: socket.socket, id: str) -> bytes:

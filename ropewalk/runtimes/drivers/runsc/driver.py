@@ -28,7 +28,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from ropewalk import ids, steps
-from ropewalk.errors import Invalid, RopewalkError, Unsupported, WrongState
+from ropewalk.errors import Invalid, Kind, RopewalkError, Unsupported, WrongState
 from ropewalk.linux import cgroup, mount, paths, process
 from ropewalk.runtimes import handler, streams
 from ropewalk.runtimes.drivers import bundle, command, init, oci
@@ -99,8 +99,8 @@ class Driver(oci.Driver):
     facts = Facts()
     flags: Sequence[str] = ()  # of the configuration
 
-    def __init__(self, config: handler.Config, node: handler.Node, programs: oci.Programs, *, name: str = "") -> None:
-        super().__init__(config, node, programs, name=name)
+    def __init__(self, config: oci.Config, node: handler.Node, *, name: str = "") -> None:
+        super().__init__(config, node, name=name)
         self.settled = asyncio.Event()
         self.settled.set()
 
@@ -127,8 +127,9 @@ class Driver(oci.Driver):
         task = await self.boot(plan, network="sandbox" if plan.netns else "host")
         limits = plan.pod.linux.resources
         if limits is not None:
-            self.cgroups.update(plan.cgroup, limits)
-            checkpoints.note_limits(self._bundle(plan.id), limits)
+            with oci.explained(plan.id):
+                self.cgroups.update(plan.cgroup, limits)
+                checkpoints.note_limits(self._bundle(plan.id), limits)
         return task
 
     async def run_init(self, plan: PodPlan) -> Task:
@@ -205,22 +206,24 @@ class Driver(oci.Driver):
         if not await checkpoints.is_whole(self.command, self._pod(id)):
             await self.cgroups.kill(self._pod_cgroup(id))
             raise Invalid(f"container {ids.short(id)}: it was saved together with others, and does not go on alone")
+        with contextlib.suppress(FileNotFoundError):  # it is asked once, also by the next daemon
+            os.unlink(self._bundle(id).path(checkpoints.RESTORED))
 
     async def signal(self, id: str, task: Task, signum: int) -> None:
         if process.is_alive(task.pid, task.pid_start):
-            await self._send(id, str(signum))
+            await (self._end(id) if signum == signal.SIGKILL else self._send(id, str(signum)))
 
     async def kill(self, id: str, task: Task, cgroup: str) -> None:
         """One that was never started has no process, and runsc signals none; its monitor is what ends it."""
         alive = process.is_alive(task.pid, task.pid_start)
-        if alive and await self._send(id, "KILL", everything=True):
+        if alive and await self._end(id, everything=True):
             return
         if own_monitor.was_started(self._bundle(id).directory):
             return  # it ended with the Sentry
         if self.monitor.exit(id) is None:
             self.monitor.record(id, KILLED)  # before its monitor's end: whoever waits for that looks here next
-        oci.send(task.monitor_pid, task.monitor_start, signal.SIGTERM)
-        await oci.end(task.monitor_pid, task.monitor_start, grace=oci.FLUSH_SECONDS)
+        process.send(task.monitor_pid, task.monitor_start, signal.SIGTERM)
+        await process.end(task.monitor_pid, task.monitor_start, grace=oci.FLUSH_SECONDS)
 
     async def _send(self, id: str, signum: str, *, everything: bool = False) -> bool:
         """False if the container was never started."""
@@ -233,11 +236,23 @@ class Driver(oci.Driver):
                 raise
         return True
 
+    async def _end(self, id: str, *, everything: bool = False) -> bool:
+        """SIGKILL, as `_send`. Where only a Sentry that hangs could end a container that lives, it is the Sentry's."""
+        try:
+            return await self._send(id, "KILL", everything=everything)
+        except RopewalkError as error:
+            path = self._pod_cgroup(id)
+            if error.kind is not Kind.TIMEOUT or self.monitor.exit(id) is not None or not path:
+                raise
+            log.warning("a Sentry that hangs is killed", extra={"id": self._pod(id), "cgroup": path})
+            await self.cgroups.kill(path)
+            return True
+
     async def wait(self, id: str, task: Task, cgroup: str) -> Exit:
         """The monitor's record; where there is none because the monitor was killed, runsc still knows, as long as the
         Sentry lives. An OOM kill ends the Sentry, and every container with it."""
         if task.monitor_pid:
-            await oci.ended(task.monitor_pid, task.monitor_start)
+            await process.ended(task.monitor_pid, task.monitor_start)
         seen = self.monitor.exit(id) or await self._ask_exit(id, task)
         if seen.code == KILLED and (self.cgroups.oom_kills(self._pod_cgroup(id)) or 0) > 0:
             return structs.replace(seen, oom=True)
@@ -259,10 +274,17 @@ class Driver(oci.Driver):
         return self._bundle(self._pod(id)).read_record().cgroup
 
     async def observe(self, id: str, task: Task) -> Observation:
-        """One without a monitor goes on as long as the Sentry knows it: `wait` will tell how it ends."""
+        """One without a monitor goes on as long as the Sentry knows it: `wait` will tell how it ends. A daemon killed
+        between a restore and the look at what came of it leaves that look to the next one."""
+        own = self._bundle(id)
+        if os.path.exists(own.path(checkpoints.RESTORED)) and own_monitor.was_started(own.directory):
+            try:
+                await self._require_whole(id)
+            except RopewalkError as error:
+                log.warning("what was restored does not run", extra={"id": id, "error": str(error)})
         exit = self.monitor.exit(id)
         watched = process.is_alive(task.monitor_pid, task.monitor_start)
-        started = own_monitor.was_started(self._bundle(id).directory)
+        started = own_monitor.was_started(own.directory)
         if watched or exit is not None or not process.is_alive(task.pid, task.pid_start):
             return Observation(alive=watched and exit is None, exit=exit, started=started)
         status = await self._status(id)
@@ -360,12 +382,12 @@ class Driver(oci.Driver):
             await super()._clear(own, id, path, task)
             return
         if task is not None and not own_monitor.was_started(own.directory):
-            oci.send(task.monitor_pid, task.monitor_start, signal.SIGTERM)  # it has nothing to wait for
+            process.send(task.monitor_pid, task.monitor_start, signal.SIGTERM)  # it has nothing to wait for
         elif self._is_sentry_alive(record.pod):
             with contextlib.suppress(RopewalkError):
                 await self._send(id, "KILL", everything=True)
         if task is not None and task.monitor_pid:
-            await oci.end(task.monitor_pid, task.monitor_start, grace=oci.FLUSH_SECONDS)
+            await process.end(task.monitor_pid, task.monitor_start, grace=oci.FLUSH_SECONDS)
         await self._remove_state(id)
         if path:
             await self.cgroups.remove(path)

@@ -32,7 +32,7 @@ async def probe(driver: runsc.Driver, wanted: str) -> Probe:
     try:
         version = await probes.read_version(driver.command.path)
         build = await read_build(driver.command.path)
-        await probes.read_version(driver.monitor.path)
+        driver.monitor.check(await probes.read_version(driver.monitor.path))
     except OSError as error:
         return Probe(Level.ABSENT, evidence=str(error), advice=f"apt-get install {PACKAGES}")
     except RopewalkError as error:

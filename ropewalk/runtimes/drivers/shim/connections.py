@@ -79,8 +79,8 @@ class Connections:
         shim = await task.connect(endpoint, self._namespace)
         try:
             await shim.greet(id)
-            if not shim.pid:
-                raise task.Gone(f"{endpoint.address}: the shim {ids.short(id)} does not tell its pid")
+            if not is_plausible(shim.pid):
+                raise task.Gone(f"{endpoint.address}: the shim of {ids.short(id)} says that it is process {shim.pid}")
         except BaseException:
             await shim.close()
             raise
@@ -111,6 +111,12 @@ class Connections:
         self._shims.clear()
         for owner in list(self._messages):
             self.unlisten(owner)
+
+
+def is_plausible(pid: int) -> bool:
+    """Whether a shim may speak of this process as its own, or as a container's: it may be killed one day. One in a PID
+    namespace of its own tells other numbers than the node's."""
+    return pid > 1 and pid != os.getpid()
 
 
 def identify(shim: task.Shim) -> record.Process:

@@ -20,10 +20,10 @@ import os
 import signal
 from typing import Any
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from ropewalk import ids, steps
-from ropewalk.errors import Kind, NotFound, RopewalkError, WrongState
+from ropewalk.errors import Kind, NotFound, RopewalkError, Unsupported, WrongState
 from ropewalk.linux import cgroup_systemd, process
 from ropewalk.linux.cgroup import CgroupStats
 from ropewalk.runtimes import handler
@@ -73,6 +73,7 @@ class Settings(Struct, frozen=True):
     init: str
     boundary: Boundary
     engine: str = ""  # the OCI runtime below it
+    file: str = ""  # of its configuration
     options: bytes = b""
     sandbox: str = "none"  # "none", "task", "api"; "auto": api, else task
     hand_over: bool = False  # the root file system's mounts go to the shim, not mounted
@@ -104,7 +105,8 @@ class Driver(handler.Handler):
         self.probing: set[str] = set()  # ids of probes under way, which no row owns
         if settings.boundary is Boundary.VIRTUAL_MACHINE:
             self.probe_seconds = MACHINE_SECONDS
-        self.programs = (binary.file_name(settings.program), settings.logger, settings.init, settings.engine)
+        found = (binary.file_name(settings.program), settings.logger, settings.init, settings.engine, settings.file)
+        self.programs = tuple(path for path in found if path)
 
     def bundle(self, id: str) -> record.Bundle:
         return record.Bundle(os.path.join(self.containers, id))
@@ -193,11 +195,17 @@ class Driver(handler.Handler):
 
     @contextlib.asynccontextmanager
     async def _asking(self, id: str) -> Any:
-        """The shim, and its end as an error of the call's."""
+        """The shim, and its end as an error of the call's. What it refuses for a container that has ended meanwhile
+        it may not know any more: the caller's container is there, and in the wrong state."""
+        own = self.bundle(id)
         try:
-            yield await self.reach(self.bundle(id), id)
+            yield await self.reach(own, id)
         except task.Gone as error:
             raise self.gone(id, str(error)) from error
+        except RopewalkError as error:
+            if error.kind in (Kind.INTERNAL, Kind.NOT_FOUND) and own.read_ended() is not None:
+                raise WrongState(f"container {ids.short(id)} has ended: {error.message}") from error
+            raise
 
     # Pods
 
@@ -228,10 +236,18 @@ class Driver(handler.Handler):
             shim, served = await self._launch(own, plan.id, plan.monitor_cgroup)
             pid = await self._make_sandbox(plan, shim, own, sandbox, rootfs)
             steps.checkpoint("sandbox:running")
-            made = Task(pid or served.shim.pid, 0, served.shim.pid, served.shim.start)
-            made = structs.replace(made, pid_start=process.start_time(made.pid) or 0)
+            made = self._task(plan.id, pid or served.shim.pid, served)
             own.write_task(made)
         return made
+
+    def _task(self, id: str, pid: int, served: record.Served) -> Task:
+        """`pid`: what the shim names as the process of a container or pod."""
+        if not connections.is_plausible(pid):
+            raise RopewalkError(
+                f"container {ids.short(id)}: its shim says that it is process {pid}",
+                hint="the shim must tell processes by the node's numbers: it must not be in a PID namespace of its own",
+            )
+        return Task(pid, process.start_time(pid) or 0, served.shim.pid, served.shim.start)
 
     async def _make_sandbox(self, plan: PodPlan, shim: task.Shim, own: record.Bundle, sandbox: str, rootfs: str) -> int:
         """The pid that the shim names for it, 0 for none."""
@@ -242,7 +258,7 @@ class Driver(handler.Handler):
         own_options = options.place(self.settings.options, plan.cgroup)
         try:
             if sandbox in ("api", "auto"):
-                with contextlib.suppress(RopewalkError) if sandbox == "auto" else contextlib.nullcontext():
+                with contextlib.suppress(Unsupported) if sandbox == "auto" else contextlib.nullcontext():
                     return await self._make_by_api(plan, shim, own, mounts, own_options)
             request = pb.CreateTaskRequest(id=plan.id, bundle=own.directory, rootfs=mounts, options=own_options)
             await self._create(shim, request)
@@ -269,7 +285,7 @@ class Driver(handler.Handler):
     async def _create(self, shim: task.Shim, request: pb.CreateTaskRequest) -> int:
         """Create. ttrpc cannot take a request back, so one whose caller has left goes on, and removal waits for it."""
         creating = asyncio.ensure_future(shim.create(request))
-        creating.add_done_callback(_retrieve)
+        creating.add_done_callback(lambda done: done.cancelled() or done.exception())  # read once: nobody else may
         self.creating[request.id] = creating
         try:
             return await asyncio.shield(creating)
@@ -312,7 +328,7 @@ class Driver(handler.Handler):
             steps.checkpoint("shim:created")
             served = own.read_served()
             assert served is not None
-            made = Task(pid, process.start_time(pid) or 0, served.shim.pid, served.shim.start)
+            made = self._task(plan.id, pid if self.direct else pid or served.shim.pid, served)
             own.write_task(made)
         return made
 
@@ -347,7 +363,7 @@ class Driver(handler.Handler):
             await self._kill(id, signum, everything=False)
             return
         try:
-            oci.send(task.pid, task.pid_start, signum)
+            process.send(task.pid, task.pid_start, signum)
         except PermissionError:
             if signum != signal.SIGKILL:
                 text = f"container {ids.short(id)}: its AppArmor profile does not let signal {signum} in"
@@ -460,12 +476,6 @@ class Driver(handler.Handler):
 
     async def sweep(self, owned: set[str]) -> list[str]:
         return await self.removal.sweep(owned)
-
-
-def _retrieve(creating: asyncio.Task[int]) -> None:
-    """How a Create ended whose caller has left is nobody's any more: asyncio would log it as an error of ours."""
-    if not creating.cancelled():
-        creating.exception()
 
 
 def linux_resources(resources: LinuxContainerResources) -> dict[str, Any]:

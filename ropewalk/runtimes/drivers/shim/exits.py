@@ -10,12 +10,10 @@ import asyncio
 import contextlib
 import logging
 import signal
-import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ropewalk.errors import NotFound, RopewalkError
 from ropewalk.linux import process
-from ropewalk.runtimes.drivers import oci
 from ropewalk.runtimes.drivers.shim import inside, record, stdio, task
 from ropewalk.runtimes.handler import Exit, Observation, Task
 from ropewalk.wire.pb import shim_pb2 as pb
@@ -67,8 +65,8 @@ class Exits:
         finally:
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
-        at = task.at_nanoseconds(answer.exited_at) or time.time_ns()
-        return Exit(code=answer.exit_status, at=at, oom=await self._is_oom(id, cgroup, answer.exit_status))
+        code, at = task.read_end(answer)
+        return Exit(code=code, at=at, oom=await self._is_oom(id, cgroup, code))
 
     async def _ask(self, id: str, own: record.Bundle) -> pb.WaitResponse:
         """What Wait says, however often the connection must be made anew. Gone as soon as the shim is dead, NotFound if
@@ -83,13 +81,19 @@ class Exits:
                     raise
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(RETRY_SECONDS):
-                        await oci.ended(served.shim.pid, served.shim.start)
+                        await process.ended(served.shim.pid, served.shim.start)
 
     async def _first(self, asking: asyncio.Future[pb.WaitResponse], task_: Task) -> None:
         """Until the shim has answered, or the process has ended."""
-        ending = asyncio.ensure_future(oci.ended(task_.pid, task_.pid_start))
-        asking.add_done_callback(lambda _: ending.cancel())
-        await asyncio.gather(ending, return_exceptions=True)
+        ending = asyncio.ensure_future(process.ended(task_.pid, task_.pid_start))
+        try:
+            both: list[asyncio.Future[Any]] = [asking, ending]
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if ending.done() and ending.exception() is not None:  # no descriptor left: the kernel says nothing
+                await asyncio.wait([asking])
+        finally:
+            ending.cancel()
+            await asyncio.gather(ending, return_exceptions=True)
 
     async def _is_oom(self, id: str, cgroup: str, code: int) -> bool:
         if not code:

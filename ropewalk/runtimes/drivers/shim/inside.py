@@ -70,7 +70,7 @@ class Command:
         await self.inside.shim.start(self.inside.id, self.exec_id)
 
     async def wait(self) -> int:
-        return int((await self.inside.shim.wait(self.inside.id, self.exec_id)).exit_status)
+        return task.read_end(await self.inside.shim.wait(self.inside.id, self.exec_id))[0]
 
     def is_held(self) -> bool:
         """Whether something that it started lives, and so may hold its streams: else their ends come, however late the
@@ -154,6 +154,10 @@ async def _finish(command: Command, outputs: list[stdio.Output], timeout: float)
         async with asyncio.timeout(timeout or None):
             await command.start()
             code = await command.wait()
+    except RopewalkError as error:
+        if error.kind is Kind.TIMEOUT:  # the shim is silent, and may start it all the same
+            await asyncio.shield(asyncio.ensure_future(command.end()))
+        raise
     except (TimeoutError, asyncio.CancelledError) as error:
         await asyncio.shield(asyncio.ensure_future(command.end()))
         if isinstance(error, asyncio.CancelledError):

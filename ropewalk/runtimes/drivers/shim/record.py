@@ -112,9 +112,9 @@ class Bundle(bundle.Bundle):
 
     def remove(self) -> None:
         """Directories that the shim made go first: what they hold is files of its own."""
-        with contextlib.suppress(FileNotFoundError):
-            for name in os.listdir(self.directory):
-                path = self.path(name)
+        for name in os.listdir(self.directory) if os.path.isdir(self.directory) else ():
+            path = self.path(name)
+            with contextlib.suppress(FileNotFoundError):  # a shim that ends removes files, too
                 if name not in OURS and stat.S_ISDIR(os.lstat(path).st_mode):
                     paths.remove_tree(path)
         super().remove()

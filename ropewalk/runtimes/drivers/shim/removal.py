@@ -165,11 +165,11 @@ class Removal:
                 continue
             if answer is None or not answer.exited_at.seconds:
                 return None
-            return answer.exit_status, task.at_nanoseconds(answer.exited_at)
+            return task.read_end(answer)
         return None
 
     async def _end_shim(self, served: record.Served) -> None:
-        await oci.end(served.shim.pid, served.shim.start)
+        await process.end(served.shim.pid, served.shim.start)
         await self._driver.connections.drop(served.endpoint, served.owner)
         unlink_socket(task.socket_path(served.endpoint.address))
 
@@ -206,7 +206,7 @@ class Removal:
             steps.checkpoint("shim:ended")
             logger = own.read_logger()
             if logger is not None:
-                await oci.end(logger.pid, logger.start, grace=FLUSH_SECONDS)
+                await process.end(logger.pid, logger.start, grace=FLUSH_SECONDS)
             if path:
                 if not driver.direct:  # a machine whose shim died before it had written down that there is one
                     await driver.cgroups.kill(path)
@@ -245,7 +245,7 @@ class Removal:
             async with asyncio.timeout(END_SECONDS):
                 while now := [pid for pid in self._workers(id, own) if pid != known]:
                     found += now
-                    await asyncio.gather(*(oci.end(pid, process.start_time(pid) or 0) for pid in now))
+                    await asyncio.gather(*(process.end(pid, process.start_time(pid) or 0) for pid in now))
         except TimeoutError:
             text = f"container {ids.short(id)}: processes {found}, which were making it, do not die"
             raise RopewalkError(text, kind=Kind.TIMEOUT) from None
@@ -263,7 +263,7 @@ class Removal:
         driver = self._driver
         served = own.read_served()
         if served is not None and served.owner == id:
-            with contextlib.suppress(task.Gone, TimeoutError):
+            with contextlib.suppress(task.Gone, TimeoutError, RopewalkError):  # whatever it says, it ends
                 async with asyncio.timeout(END_SECONDS):
                     shim = await driver.reach(own, id)
                     if driver.settings.sandbox in ("api", "auto"):
@@ -271,7 +271,7 @@ class Removal:
                             await shim.stop_sandbox(id, STOP_SECONDS)
                         await shim.shutdown_sandbox(id)
                     await shim.shutdown(id)
-            await oci.end(served.shim.pid, served.shim.start, grace=SHUTDOWN_SECONDS)
+            await process.end(served.shim.pid, served.shim.start, grace=SHUTDOWN_SECONDS)
             await driver.connections.drop(served.endpoint, id)
             unlink_socket(task.socket_path(served.endpoint.address))
         if served is None:
@@ -306,7 +306,7 @@ class Removal:
 def end_process(task_: Task) -> None:
     """SIGKILL; where an AppArmor profile does not let it in, the kill of the cgroup does the same."""
     with contextlib.suppress(PermissionError):
-        oci.send(task_.pid, task_.pid_start, signal.SIGKILL)
+        process.send(task_.pid, task_.pid_start, signal.SIGKILL)
 
 
 def unlink_socket(path: str) -> None:

@@ -23,6 +23,7 @@ from ropewalk import ids
 from ropewalk.errors import Kind, RopewalkError
 from ropewalk.linux import cgroup, process, spawn
 from ropewalk.runtimes.drivers.shim import binary, record
+from ropewalk.runtimes.monitors import own as monitors
 
 READY_FD = 5
 READY_SECONDS = 5.0
@@ -103,7 +104,7 @@ class Logger:
             loop.remove_reader(self._ready)
         said = os.pread(self._complaints, COMPLAINT, 0).decode(errors="replace").strip() or said
         if said:
-            raise RopewalkError(f"container {ids.short(os.path.basename(self._own.directory))}: its logger: {said}")
+            raise monitors.explain(os.path.basename(self._own.directory), said)
 
     def release(self) -> None:
         """The shim has opened its ends, or never will; idempotent."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import time
 from collections.abc import Sequence
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
 from ropewalk import ids
-from ropewalk.errors import Kind, NotFound, RopewalkError, Unsupported
+from ropewalk.errors import Invalid, Kind, NotFound, RopewalkError, Unsupported
 from ropewalk.runtimes.drivers import command
 from ropewalk.runtimes.drivers.shim.binary import Endpoint
 from ropewalk.storage import snapshotter
@@ -28,6 +29,7 @@ CALL_SECONDS = 20.0
 KILL_SECONDS = 10.0
 CREATE_SECONDS = 120.0  # Kata boots a virtual machine in it
 SHUTDOWN_SECONDS = 3.0  # its answer may never come
+HIGHEST_CODE = 255
 HYBRID_LINE = 64  # bytes of Firecracker's and Cloud Hypervisor's answer to CONNECT
 
 KINDS = {  # gRPC's codes
@@ -43,7 +45,11 @@ KINDS = {  # gRPC's codes
     14: Kind.UNAVAILABLE,
 }
 
-NOT_RUNNING = ("in a stopped state", "in a deleted state", "in a created state")  # runc's shim says these as UNKNOWN
+# runc's shim says these as UNKNOWN: cmd/containerd-shim-runc-v2/process/{init,exec}_state.go
+NOT_RUNNING = (
+    *("in a stopped state", "in a deleted state", "in a created state"),
+    *("a stopped process", "a deleted process", "a running process"),
+)
 
 M = TypeVar("M", bound=Message)
 
@@ -93,6 +99,8 @@ class Shim:
             payload = await self.client.call(service, method, request.SerializeToString(), timeout=timeout)
         except ttrpc.Closed as error:
             raise Gone(str(error)) from error
+        except ValueError as error:
+            raise Invalid(f"{service}/{method}: {error}", hint="shorten the command or its environment") from error
         try:
             return answer.FromString(payload)
         except DecodeError as error:
@@ -228,7 +236,7 @@ async def connect(endpoint: Endpoint, namespace: str) -> Shim:
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
             client = await ttrpc.adopt(await _dial(endpoint.address), metadata=metadata)
-    except (OSError, TimeoutError) as error:
+    except (OSError, TimeoutError, ValueError, OverflowError) as error:  # the last two: a port or path that is none
         raise Gone(f"{endpoint.address}: {error or 'no answer'}") from error
     return Shim(endpoint, client)
 
@@ -248,7 +256,8 @@ async def _dial(address: str) -> socket.socket:
     target: str | tuple[int, int]
     if scheme == "vsock":
         cid, _, port = rest.partition(":")
-        dialled, target = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM), (int(cid), int(port))
+        target = int(cid), int(port)
+        dialled = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
     else:
         path, _, port = rest.rpartition(":") if scheme == "hvsock" else (socket_path(address), "", "")
         if not path:
@@ -294,5 +303,9 @@ def build_mounts(mounts: Sequence[snapshotter.Mount]) -> list[pb.Mount]:
     return built
 
 
-def at_nanoseconds(when: pb.Timestamp) -> int:
-    return when.seconds * 1_000_000_000 + when.nanos
+def read_end(answer: pb.WaitResponse | pb.DeleteResponse) -> tuple[int, int]:
+    """Exit code and time (ns since the epoch). A code that no process has, as the -1 of an agent that lost it, is 255;
+    a time that there is not, or that no int64 holds, is now: the CRI could not say them."""
+    code = answer.exit_status if answer.exit_status <= HIGHEST_CODE else HIGHEST_CODE
+    at = answer.exited_at.seconds * 1_000_000_000 + answer.exited_at.nanos
+    return code, at if 10**9 <= at < 1 << 63 else time.time_ns()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from ropewalk.errors import Invalid, NotFound, Unsupported
+from ropewalk.errors import Invalid, NotFound, RopewalkError, Unsupported
 from ropewalk.linux import mount
 from ropewalk.runtimes.drivers import bundle
 from ropewalk.runtimes.handler import Task
@@ -36,6 +37,23 @@ def test_what_undo_needs_is_read_back(tmp_path: Path) -> None:
     assert again.read_record() == bundle.Record(cgroup="/a/b", log_path="/l")
     assert again.read_task() == Task(pid=1, pid_start=2, monitor_pid=3, monitor_start=4)
     assert again.read_config() == {"ociVersion": "1.0.0"}
+
+
+@pytest.mark.parametrize("content", ["", "x1"])
+def test_a_pid_file_without_a_pid_is_said(tmp_path: Path, content: str) -> None:
+    own = bundle.Bundle(str(tmp_path / "c1"))
+    own.make(bundle.Record())
+    Path(own.pid_file).write_text(content)
+    with pytest.raises(RopewalkError, match=f"c1: the runtime left b'{content}'"):
+        own.read_init()
+
+
+def test_what_its_maker_removes_meanwhile_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = bundle.Bundle(str(tmp_path / "c1"))
+    own.make(bundle.Record())
+    monkeypatch.setattr(os, "listdir", lambda directory: ["plan.json", "rootfs", "exec-1.pid"])
+    own.remove()
+    assert not os.path.lexists(own.directory)
 
 
 def test_the_runtimes_error_is_read_from_its_log(tmp_path: Path) -> None:

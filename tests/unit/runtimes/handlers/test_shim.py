@@ -51,6 +51,7 @@ def test_kata_is_a_virtual_machine(tmp_path: Path) -> None:
     assert (handler.settings.sandbox, handler.settings.hand_over, handler.direct) == ("auto", True, False)
     assert given(handler).type_url == options.GENERIC
     assert pb.RuntimeOptions.FromString(given(handler).value).config_path == "/etc/kata.toml"
+    assert "/etc/kata.toml" in handler.programs  # when that changes it is probed anew
 
 
 def test_gvisors_options_are_text(tmp_path: Path) -> None:

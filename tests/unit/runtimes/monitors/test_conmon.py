@@ -76,6 +76,8 @@ def test_exit_files(tmp_path: Path) -> None:
     fake: Any = type("Cgroups", (), {"controllers": lambda self: frozenset()})()
     monitor = conmon.Conmon("conmon", exits=str(tmp_path), sockets="/s", cgroups=fake)
     assert monitor.exit(ID) is None
+    (tmp_path / ID).write_text("")
+    assert monitor.exit(ID) is None
     (tmp_path / ID).write_text("137")
     os.utime(tmp_path / ID, ns=(1, 1234567890123456789))
     assert monitor.exit(ID) == Exit(code=137, at=1234567890123456789)

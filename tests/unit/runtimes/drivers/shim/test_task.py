@@ -154,6 +154,12 @@ async def test_a_machines_socket_is_asked_for_the_port(tmp_path: Path, reply: by
     server.close()
 
 
+@pytest.mark.parametrize("address", ["vsock://three:1024", "vsock://3", "vsock://3:99999999999999", "unix:///a\0b"])
+async def test_an_address_that_is_none_is_nobodys(address: str) -> None:
+    with pytest.raises(task.Gone):
+        await task.connect(Endpoint(address), "ns")
+
+
 def test_mounts_are_written_as_mount8_takes_them() -> None:
     mounts = [
         Mount("overlay", layers=["/b", "/a"], upper="/u", work="/w", options=["volatile"]),
