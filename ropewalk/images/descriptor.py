@@ -94,7 +94,7 @@ def _is_given(value: msgspec.Raw) -> bool:
 
 
 class _RootFs(Struct, frozen=True):
-    diff_ids: list[str] = field(default_factory=list)
+    diff_ids: list[str] | None = None
 
 
 class _RunConfig(Struct, frozen=True, rename="pascal"):
@@ -220,7 +220,7 @@ def _check_layer(layer: Descriptor, what: str) -> None:
 def parse_config(data: bytes, manifest: Manifest, what: str) -> Config:
     """An image config that has exactly one diff id per layer of its manifest."""
     document = _decode(data, _Config, what)
-    diff_ids = document.rootfs.diff_ids if document.rootfs else []
+    diff_ids = (document.rootfs.diff_ids if document.rootfs else None) or []
     if len(diff_ids) != len(manifest.layers):
         raise BadDocument(f"{what} has {len(diff_ids)} diff ids for {len(manifest.layers)} layers")
     for diff_id in diff_ids:

@@ -8,6 +8,7 @@ whose last caller left is cancelled; layers that were whole by then stay for the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import weakref
@@ -107,6 +108,8 @@ class Puller:
         self._layers: singleflight.Flights[None] = singleflight.Flights(abandon=True)
         self._transfers: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._board = Board()
+        active = [info.name for info in snapshotter.list() if info.kind is SnapshotKind.ACTIVE]
+        self._left = [name for name in active if name.startswith(KEY)]
 
     def configure(self, config: Config) -> None:
         """The settings of pulls and layers to come."""
@@ -129,11 +132,17 @@ class Puller:
         return self._board.watch(str(reference.parse(image)) if image else "")
 
     async def sweep(self) -> list[str]:
-        """What a killed daemon left of its pulls: half-written layers and blobs. Returns their names."""
-        left = [i.name for i in self._snapshotter.list() if i.kind is SnapshotKind.ACTIVE and i.name.startswith(KEY)]
+        """What the daemon before left of its pulls: half-written layers and blobs. Returns their names. Pulls of this
+        one may be under way. An image that has lost a layer (with the power; or the snapshotter is another one) is
+        forgotten: no container can be made of it, and the kubelet pulls no image that is there."""
+        left, self._left = self._left, []
         for key in left:
             await self._snapshotter.remove(key)
-        left += self._content.sweep_ingests(older_than=0)
+        left += self._content.sweep_ingests()
+        for image in self._images.list():
+            if not self._is_unpacked(image):
+                log.warning("image is forgotten: layers of it are gone", extra={"image": image.id, "names": image.tags})
+                self._images.remove(image.id)
         self._images.prune_layers(self._committed())
         await self._publish()
         return left
@@ -169,7 +178,6 @@ class Puller:
             error = str(problem) or type(problem).__name__
             raise
         finally:
-            self._leases.release(key)
             self._board.end(track, error)
 
     async def _pull(self, wanted: reference.Reference, auth: AuthConfig | None, key: str, track: Track) -> Image:
@@ -186,11 +194,14 @@ class Puller:
             digests=[d.digest for d in resolved.documents] + [plan.descriptor.digest for plan in resolved.layers],
             snapshots=[plan.chain_id for plan in resolved.layers],
         )
-        self._board.plan(track, resolved.layers)
-        self._workers.warm(len(resolved.layers))
-        await self._fetch(resolved)
-        image = self._images.record(self._image(wanted, resolved))
-        await self._publish()
+        try:
+            self._board.plan(track, resolved.layers)
+            self._workers.warm(len(resolved.layers))
+            await self._fetch(resolved)
+            image = self._images.record(self._image(wanted, resolved))
+            await self._publish()
+        finally:
+            self._leases.release(key)
         return image
 
     async def _resolve(self, wanted: reference.Reference, auth: AuthConfig | None) -> jobs.Resolved:
@@ -211,8 +222,10 @@ class Puller:
         image = self._images.find(str(wanted))
         if image is None or not all(self._content.exists(digest) for digest in image.roots().digests):
             return ""
-        whole = image.roots().snapshots.issubset(self._committed())
-        return image.names[str(wanted)] if whole else ""
+        return image.names[str(wanted)] if self._is_unpacked(image) else ""
+
+    def _is_unpacked(self, image: Image) -> bool:
+        return image.roots().snapshots.issubset(self._committed())
 
     async def _fetch(self, resolved: jobs.Resolved) -> None:
         """Documents and layers side by side; the first failure ends the others and is raised as it is."""
@@ -338,7 +351,8 @@ class Puller:
                 if ingest:
                     self._content.discard(ingest)
                 if here and isinstance(error, RopewalkError) and error.kind is Kind.CORRUPT:
-                    self._content.remove(digest)  # damaged on disk: the next pull fetches it
+                    with contextlib.suppress(OSError, RopewalkError):
+                        await self._content.verify(digest)  # if it is damaged on disk, the next pull fetches it
                 raise
             return unpacked
 
@@ -359,4 +373,4 @@ def _key(wanted: reference.Reference, auth: AuthConfig | None) -> str:
 
 
 def _verified(layer: Layer, digest: str) -> Layer:
-    return msgspec.structs.replace(layer, blobs=[*layer.blobs, digest])
+    return layer if digest in layer.blobs else msgspec.structs.replace(layer, blobs=[*layer.blobs, digest])

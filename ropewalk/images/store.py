@@ -154,7 +154,7 @@ class Images:
             self.table.add(new, durable=True)
         for name, id in moved.items():
             if id is not None:
-                left = self.table.apply(id, _without, name)
+                left = self.table.apply(id, _without, name, derivable=True)  # as the next start does it
                 self.table.apply(id, _pinned, self._is_pinned(left.names), derivable=True)
         self._names.update(dict.fromkeys(new.names, new.id))
         return new

@@ -40,11 +40,12 @@ class _Worker:
         self._process = process
         self._reader = reader
         self._writer = writer
+        self._killed = False
         self.leaving: asyncio.TimerHandle | None = None
 
     @property
     def alive(self) -> bool:
-        return self._process.code is None and not self._reader.at_eof()
+        return not self._killed and self._process.code is None and not self._reader.at_eof()
 
     async def run(self, job: jobs.Job, on_progress: OnProgress) -> jobs.Result:
         self._writer.write(jobs.encode(job))
@@ -65,13 +66,19 @@ class _Worker:
     async def _read(self) -> jobs.Report:
         (length,) = jobs.LENGTH.unpack(await self._reader.readexactly(jobs.LENGTH.size))
         if length > jobs.MAX_FRAME:
-            raise ConnectionError(f"a frame of {length} bytes")
+            raise self._garbled(f"a frame of {length} bytes")
         try:
             return jobs.decode_report(await self._reader.readexactly(length))
         except msgspec.MsgspecError as error:
-            raise ConnectionError("a frame that is no report") from error
+            raise self._garbled("a frame that is no report") from error
+
+    def _garbled(self, what: str) -> RopewalkError:
+        """It waits for us, to read or to send: it would never end by itself."""
+        self.kill()
+        return RopewalkError(f"the pull worker sent {what}", kind=Kind.INTERNAL)
 
     def kill(self) -> None:
+        self._killed = True
         self._process.kill()
         self.dismiss()
 

@@ -44,7 +44,7 @@ class Database:
             os.chmod(self.path, 0o600)
         try:
             return self._connect()
-        except sqlite3.OperationalError as error:
+        except sqlite3.DatabaseError as error:
             if error.sqlite_errorcode not in _FULL or not os.path.exists(self.path + ".reserve"):
                 raise self._failure(error) from error
             os.unlink(self.path + ".reserve")
@@ -88,7 +88,10 @@ class Database:
             self._connection.execute(f"PRAGMA user_version={VERSION}")
 
     def rows(self, table: str) -> list[tuple[str, bytes]]:
-        return self._connection.execute(f"SELECT id, document FROM {_known(table)}").fetchall()
+        try:
+            return self._connection.execute(f"SELECT id, document FROM {_known(table)}").fetchall()
+        except sqlite3.DatabaseError as error:
+            raise self._failure(error) from error
 
     def put(self, table: str, id: str, document: bytes, *, durable: bool = False) -> None:
         with self._writing(durable=durable):
@@ -105,14 +108,16 @@ class Database:
             if durable:
                 self._connection.execute("PRAGMA synchronous=FULL")
             yield
-        except sqlite3.OperationalError as error:
+        except sqlite3.DatabaseError as error:
             raise self._failure(error) from error
         finally:
             if durable:
                 self._connection.execute("PRAGMA synchronous=NORMAL")
 
-    def _failure(self, error: sqlite3.OperationalError) -> RopewalkError:
+    def _failure(self, error: sqlite3.DatabaseError) -> RopewalkError:
         full = error.sqlite_errorcode in _FULL
+        if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return damaged(self.path, str(error))
         return RopewalkError(
             f"cannot write state to {self.path}: {error}",
             hint="free space on that file system" if full else "",
@@ -134,6 +139,15 @@ class Database:
     def close(self) -> None:
         self._connection.close()
         os.close(self._lock)
+
+
+def damaged(path: str, what: str) -> RopewalkError:
+    """The state file does not hold what was written to it."""
+    return RopewalkError(
+        f"state file {path} is damaged: {what}",
+        hint="restore it, or move it away: its pods and images are then unknown",
+        kind=Kind.CORRUPT,
+    )
 
 
 def _known(table: str) -> str:

@@ -17,7 +17,7 @@ from typing import Generic, Protocol, TypeVar
 import msgspec
 
 from ropewalk.errors import Invalid, Kind, NotFound, RopewalkError
-from ropewalk.state.database import Database
+from ropewalk.state.database import Database, damaged
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,12 @@ class Table(Generic[R]):
         self._watchers: list[Watcher[R]] = []
         self._unwritten: set[str] = set()
         decode = msgspec.json.Decoder(type).decode
-        self._records: dict[str, R] = {id: decode(row) for id, row in database.rows(name)}
+        self._records: dict[str, R] = {}
+        for id, row in database.rows(name):
+            try:
+                self._records[id] = decode(row)
+            except msgspec.MsgspecError as error:
+                raise damaged(database.path, f"{noun} {id}: {error}") from error
 
     def watch(self, watcher: Watcher[R]) -> None:
         self._watchers.append(watcher)

@@ -4,7 +4,7 @@ Plain and synchronous, importing neither asyncio nor sqlite3 nor gRPC, because t
 too. Everything here may wait for the disk: the daemon calls it through linux/offload.py (content.py does).
 
     blobs/<algorithm>/<hex>          complete, synced, immutable
-    ingest/<algorithm>-<hex>-<random>  being written; found again by digest, so that a later download may go on
+    ingest/<algorithm>-<hex>-<random>  being written
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ def parse_digest(digest: str) -> tuple[str, str]:
     if match is None:
         raise Invalid(f"{digest[:200]!r} is not a digest", hint="sha256:<64 hex> or sha512:<128 hex>, lower case")
     return (match[1], match[2]) if match[1] else (match[3], match[4])
+
+
+def is_digest(text: str) -> bool:
+    return _DIGEST.fullmatch(text) is not None
 
 
 def path(root: str, digest: str) -> str:
@@ -87,6 +91,13 @@ def write(root: str, digest: str, data: bytes) -> None:
     except OSError as error:
         raise explain(error, f"cannot store {digest}") from error
     publish(root, ingest, digest, len(data))
+
+
+def is_intact(root: str, digest: str) -> bool:
+    """Whether the blob's bytes still have its digest. Reads all of them."""
+    algorithm, hex = parse_digest(digest)
+    with open(path(root, digest), "rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest() == hex
 
 
 def write_index(root: str, content: bytes) -> None:

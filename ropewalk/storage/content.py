@@ -15,8 +15,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 from msgspec import Struct, field
@@ -79,12 +78,16 @@ class Content:
         if not os.path.exists(f"{directory}/index.json"):
             paths.write_atomic(f"{directory}/index.json", msgspec.json.encode(_Index([])), blobs.FILE_MODE)
         self._sizes = dict(self._found())
+        self._left = os.listdir(f"{directory}/ingest")
 
     def _found(self) -> Iterable[tuple[str, int]]:
+        """Blobs. What else lies there is not ours."""
         for algorithm in _ALGORITHMS:
             with os.scandir(f"{self.directory}/blobs/{algorithm}") as entries:
                 for entry in entries:
-                    yield f"{algorithm}:{entry.name}", entry.stat(follow_symlinks=False).st_size
+                    digest = f"{algorithm}:{entry.name}"
+                    if blobs.is_digest(digest) and entry.is_file(follow_symlinks=False):
+                        yield digest, entry.stat(follow_symlinks=False).st_size
 
     async def start(self) -> None:
         """Go on freeing what a kill interrupted."""
@@ -128,18 +131,32 @@ class Content:
         """Make what was ingested visible; on disk when this returns. The worker has hashed it, and may have called
         blobs.publish itself: then this only takes note. Errors as there; a failed ingest stays until discarded."""
         if os.path.exists(ingest) or not blobs.is_blob(self.path(digest), size):
-            await self._offload.call(blobs.publish, self.directory, ingest, digest, size, timeout=WRITE_DEADLINE)
+            await self._store(digest, size, blobs.publish, self.directory, ingest, digest, size)
         self._sizes[digest] = size
 
     async def write(self, digest: str, data: bytes) -> None:
-        """Store a small document (a manifest); its digest is checked. It ends what it began when its caller leaves,
-        because a worker that is killed would leave half a file."""
+        """Store a small document (a manifest); its digest is checked."""
         if not self.exists(digest, len(data)):
-            call = self._offload.call(blobs.write, self.directory, digest, data, timeout=WRITE_DEADLINE)
-            writing = asyncio.ensure_future(call)
-            writing.add_done_callback(lambda done: done.cancelled() or done.exception())
-            await asyncio.shield(writing)
-            self._sizes[digest] = len(data)
+            await self._store(digest, len(data), blobs.write, self.directory, digest, data)
+
+    async def _store(self, digest: str, size: int, write: Callable[..., None], *arguments: object) -> None:
+        """It ends what it began when its caller leaves: a worker that is killed would leave half a file, or a blob
+        that nobody knows of before the next start."""
+
+        async def store() -> None:
+            await self._offload.call(write, *arguments, timeout=WRITE_DEADLINE)
+            self._sizes[digest] = size
+
+        writing = asyncio.ensure_future(store())
+        writing.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.shield(writing)
+
+    async def verify(self, digest: str) -> None:
+        """Read the blob, and forget it if it is damaged. Absent is fine."""
+        if self.exists(digest):
+            intact = self._offload.call(blobs.is_intact, self.directory, digest, timeout=WRITE_DEADLINE)
+            if not await intact:
+                self.remove(digest)
 
     def read(self, digest: str, limit: int) -> bytes:
         """A small document, its digest checked. NotFound, Invalid (larger than `limit` bytes), CORRUPT."""
@@ -164,24 +181,18 @@ class Content:
         """Give up what was being ingested. Absent is fine."""
         self._trash.throw(ingest)
 
-    def ingests(self, digest: str) -> list[str]:
-        """What earlier downloads of `digest` left, largest first."""
-        prefix = "-".join(blobs.parse_digest(digest)) + "-"
-        found = [entry for entry in os.scandir(f"{self.directory}/ingest") if entry.name.startswith(prefix)]
-        return [entry.path for entry in sorted(found, key=lambda entry: -entry.stat().st_size)]
-
-    def sweep_ingests(self, *, older_than: float) -> list[str]:
-        """Discard what nobody has written to for that many seconds. Returns the names."""
-        limit = time.time() - older_than
-        stale = [entry for entry in os.scandir(f"{self.directory}/ingest") if entry.stat().st_mtime <= limit]
-        for entry in stale:
-            self.discard(entry.path)
-        return [entry.name for entry in stale]
+    def sweep_ingests(self) -> list[str]:
+        """Discard what the daemon before left; what this one writes stays. Returns the names."""
+        left, self._left = self._left, []
+        for name in left:
+            self.discard(f"{self.directory}/ingest/{name}")
+        return left
 
     async def write_index(self, entries: Iterable[Entry]) -> None:
         """Publish what images there are; the last call wins. Nothing is written if nothing changed."""
         index = msgspec.json.encode(_Index(list(entries)))
         async with self._writing:
             if index != self._index:
+                self._index = b""  # cut off, it may be written or not
                 await self._offload.call(blobs.write_index, self.directory, index, timeout=WRITE_DEADLINE)
                 self._index = index

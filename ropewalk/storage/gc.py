@@ -85,15 +85,16 @@ async def sweep(
 ) -> Garbage:
     """Remove what `mark` finds, in every snapshotter. Returns what was removed.
 
-    `images` and `containers` must be what is true now: blobs go before the first await. A snapshot that gains a
-    lease or a child meanwhile is kept."""
+    `images` and `containers` must be what is true now: blobs go, and snapshots are chosen, before the first await. One
+    that gains a lease or a child meanwhile is kept."""
     live = leases.live()
     garbage = mark(images, containers, live, (), content.digests())
     for digest in garbage.blobs:
         content.remove(digest)
+    unreached = [(each, mark(images, containers, live, each.list(), ()).snapshots) for each in snapshotters]
     removed: list[str] = []
-    for snapshotter in snapshotters:
-        for name in mark(images, containers, live, snapshotter.list(), ()).snapshots:
+    for snapshotter, names in unreached:
+        for name in names:
             if any(name in lease.snapshots for lease in leases.live()):
                 continue
             try:

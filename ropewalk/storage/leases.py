@@ -7,6 +7,7 @@ what the pull had fetched then stays for a while, for the pull that the kubelet 
 
 from __future__ import annotations
 
+import collections
 import time
 from collections.abc import Iterable
 
@@ -33,21 +34,24 @@ class Leases:
 
     def __init__(self, database: Database) -> None:
         self._table = store.Table(database, "leases", Lease, noun="lease")
-        self._held: set[str] = set()
+        self._held: collections.Counter[str] = collections.Counter()
 
     def hold(self, id: str, *, digests: Iterable[str] = (), snapshots: Iterable[str] = ()) -> None:
-        """Take the lease, or add to it. A repeat after a kill takes over what the lease holds."""
-        self._held.add(id)
+        """Take the lease, or add to it; each call needs its `release`. A repeat after a kill, or beside a holder that
+        is still giving up, takes over what the lease holds."""
         lease = self._table.get(id)
         if lease is None:
             self._table.add(_added(Lease(id), frozenset(digests), frozenset(snapshots)))
         else:
             self._table.apply(id, _added, frozenset(digests), frozenset(snapshots))
+        self._held[id] += 1
 
     def release(self, id: str) -> None:
-        """Give it up; absent is fine."""
-        self._held.discard(id)
-        self._table.remove(id)
+        """Give it up: it is gone with its last holder. Absent is fine."""
+        self._held[id] -= 1
+        if self._held[id] <= 0:
+            del self._held[id]
+            self._table.remove(id)
 
     def live(self) -> list[Lease]:
         """Leases that hold; those of a killed daemon that have expired are removed."""

@@ -53,9 +53,11 @@ class _Tally:
             except FileNotFoundError:  # removed meanwhile
                 continue
             self.add(status)
+            if self._entries and self.inodes > self._entries:  # at once: one directory may have a million
+                raise OverBudget
             if stat.S_ISDIR(status.st_mode):
                 below.append(entry.name)
-        if (self._entries and self.inodes > self._entries) or (self._deadline and time.monotonic() > self._deadline):
+        if self._deadline and time.monotonic() > self._deadline:
             raise OverBudget
         return below
 

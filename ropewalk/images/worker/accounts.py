@@ -22,7 +22,7 @@ def read_accounts(root: str) -> tuple[Account, Account, list[str]]:
     notes: list[str] = []
     top = os.open(root, _DIRECTORY)
     try:
-        hidden = _is_opaque(top)
+        hidden = is_opaque(top)
         try:
             etc = os.open("etc", _DIRECTORY, dir_fd=top)
         except FileNotFoundError:
@@ -30,7 +30,7 @@ def read_accounts(root: str) -> tuple[Account, Account, list[str]]:
         except OSError:  # a whiteout, a link, a file: what lies below is not visible
             return Account(gone=True), Account(gone=True), notes
         try:
-            hidden = hidden or _is_opaque(etc)
+            hidden = hidden or is_opaque(etc)
             return _read(etc, "passwd", hidden, notes), _read(etc, "group", hidden, notes), notes
         finally:
             os.close(etc)
@@ -38,7 +38,7 @@ def read_accounts(root: str) -> tuple[Account, Account, list[str]]:
         os.close(top)
 
 
-def _is_opaque(directory: int) -> bool:
+def is_opaque(directory: int) -> bool:
     try:
         return os.getxattr(directory, OVERLAY_OPAQUE) == b"y"
     except OSError:

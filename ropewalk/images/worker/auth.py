@@ -36,8 +36,8 @@ class Challenge(Struct, frozen=True):
 
 
 class Token(Struct, frozen=True):
-    token: str = ""
-    access_token: str = ""
+    token: str | None = None
+    access_token: str | None = None
 
 
 class Fetch(Protocol):
@@ -74,7 +74,7 @@ def meant_for(auth: AuthConfig | None, host: hosts.Host, registry: str) -> AuthC
         names.add(registry.lower())
         if registry == DOCKER_HUB:
             names.add("index.docker.io")
-    return auth if any(fnmatch.fnmatchcase(name, wanted) for name in names) else None
+    return auth if any(name == wanted or fnmatch.fnmatchcase(name, wanted) for name in names) else None
 
 
 def user_and_password(auth: AuthConfig) -> tuple[str, str] | None:
@@ -121,8 +121,12 @@ def _bearer(parameters: dict[str, str], auth: AuthConfig | None, host: hosts.Hos
         _check_private(host.url, host.name)
         return auth.registry_token
     realm = parameters.get("realm", "")
-    parts = urlsplit(realm)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
+    try:
+        parts = urlsplit(realm)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and parts.username is None
+    except ValueError:
+        usable = False
+    if not usable:
         raise Denied(f"{host.name} names no usable token service (realm {realm[:100]!r})")
     if host.secure and parts.scheme != "https":
         raise Denied(f"{host.name} is served by HTTPS but its token service {realm[:100]!r} is not")

@@ -110,7 +110,7 @@ class Client:
         scope = f"repository:{repository}:pull"
         answered = False
         for attempt in range(TRIES):
-            response = self._try(method, path, headers, last=attempt == TRIES - 1)
+            response, own = self._try(method, path, headers, last=attempt == TRIES - 1)
             if response is None:
                 time.sleep(pause(attempt))
                 continue
@@ -118,7 +118,7 @@ class Client:
                 if response.status in (200, 206):
                     yield response
                     return
-                if response.status == 401 and not answered:
+                if response.status == 401 and own and not answered:
                     answered = True
                     self.authorization = self._answer(response, scope)
                     if self.authorization:
@@ -129,19 +129,23 @@ class Client:
                 raise self._refusal(response, path)
         raise Unreachable(f"{self.host.name} gave no answer in {TRIES} tries")
 
-    def _try(self, method: str, path: str, headers: dict[str, str], *, last: bool) -> Response | None:
-        """None: the connection was cut before an answer; again."""
+    def _try(self, method: str, path: str, headers: dict[str, str], *, last: bool) -> tuple[Response | None, bool]:
+        """As `_follow`. None: the connection was cut before an answer; again."""
         try:
             return self._follow(method, self.url(path), headers)
         except ProtocolError as error:
             if last:
                 raise self.unreachable(error) from error
-            return None
+            return None, False
         except _PROBLEMS as error:
             raise self.unreachable(error) from error
+        except ValueError as error:  # urllib.parse
+            message = f"{self.host.name} redirects to what is no URL: {error}"
+            raise RopewalkError(message, kind=Kind.UNAVAILABLE) from error
 
-    def _follow(self, method: str, url: str, headers: dict[str, str]) -> Response:
-        """The first answer that is no redirect."""
+    def _follow(self, method: str, url: str, headers: dict[str, str]) -> tuple[Response, bool]:
+        """The first answer that is no redirect, and whether the host itself gave it: a challenge from where it
+        redirected to would name a token service of its own, and that one would be sent the credentials."""
         home = urlsplit(url)
         headers = {**_HEADERS, **headers}
         pool, sent = self._pool, {**dict(self.host.headers), **headers}
@@ -151,7 +155,7 @@ class Client:
             response = pool.request(method, url, headers=sent, preload_content=False, redirect=False)
             location = response.headers.get("Location", "")
             if response.status not in _MOVED or not location:
-                return response
+                return response, pool is self._pool
             response.drain_conn() if method == "HEAD" else response.close()
             target = urlsplit(urljoin(url, location))
             if target.scheme not in ("http", "https") or (target.scheme == "http" and self.host.secure):

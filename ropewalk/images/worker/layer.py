@@ -133,7 +133,7 @@ def _unpack(job: jobs.Layer, pieces: Iterable[bytes]) -> jobs.Unpacked:
         implied=unpacker.implied,
         passwd=passwd,
         group=group,
-        notes=[*unpacker.notes[: unpack.MAX_NOTES], *notes],
+        notes=[*unpacker.notes, *notes],
         inodes=unpacker.inodes,
         disk_bytes=unpacker.bytes,
     )

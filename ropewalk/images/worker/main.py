@@ -8,6 +8,7 @@ which the daemon's start sweeps.
 from __future__ import annotations
 
 import os
+import resource
 import select
 import socket
 import threading
@@ -19,11 +20,13 @@ from ropewalk.images.worker import inherit, layer, resolve
 
 SOCKET = 3
 NICENESS = 10  # pulls yield to what answers the kubelet
+MEMORY = 1 << 30  # bytes: a layer of millions of entries takes half of it, and an archive made to take more ends there
 
 
 def main() -> None:
     os.umask(0)  # modes are the archive's
     os.nice(NICENESS)
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     connection = socket.socket(fileno=SOCKET)
     threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
     requests = connection.makefile("rb")
@@ -50,6 +53,8 @@ def _report(job: jobs.Job, tell: layer.Tell) -> jobs.Report:
         return jobs.Failure(error.kind.value, "; ".join([error.message, *notes]), error.hint)
     except OSError as error:
         return jobs.Failure(Kind.INTERNAL.value, f"pull worker: {error}")
+    except MemoryError:
+        return jobs.Failure(Kind.EXHAUSTED.value, f"pull worker: it takes more than {MEMORY} bytes of memory")
     except Exception:
         return jobs.Failure(Kind.INTERNAL.value, f"pull worker failed: {traceback.format_exc(limit=-4)}")
 

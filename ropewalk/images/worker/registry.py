@@ -191,7 +191,10 @@ class Registry:
         if at == blob.size:
             return
         with client.get(path, self.source.repository, headers) as response:
-            skip = at - _begins_at(response.status, response.headers.get("Content-Range", ""))
+            begin = _begins_at(response.status, response.headers.get("Content-Range", ""))
+            if begin > at:
+                raise BadDocument(f"{client.host.name} answers from byte {begin} of {blob.digest} on, not from {at}")
+            skip = at - begin
             length = response.headers.get("Content-Length", "")
             if length.isdigit() and int(length) != blob.size - at + skip:
                 raise BadDocument(

@@ -115,6 +115,8 @@ def read_entries(source: Pieces) -> Iterator[Entry]:
                 raise BadArchive(f"an extended header of {size} bytes, or too many of them")
             body = source.take(size)
             source.skip(-size % BLOCK)
+            if type == b"g":  # an entry of its own to Go, which its callers ignore; what came before it is forgotten
+                special, specials = Special(), 0
             _note_special(special, type, body)
             continue
         entry = _entry(block, type, size, special)
@@ -142,8 +144,9 @@ def _header_block(source: Pieces) -> bytes | None:
 
 
 def _type(block: bytes) -> bytes:
+    """Only of the oldest kind of entry does a slash at the end make a directory (`_entry`)."""
     type = block[156:157]
-    return REGULAR if type in (b"\0", b"7") else type
+    return REGULAR if type == b"7" else type
 
 
 def _number(raw: bytes, what: str) -> int:
@@ -152,13 +155,15 @@ def _number(raw: bytes, what: str) -> int:
         width = 8 * len(raw) - 1
         value = int.from_bytes(raw, "big") & ((1 << width) - 1)
         return value - (1 << width) if value >> (width - 1) else value
-    text = raw.strip(b" \0")
+    text = raw.strip(b" \0").partition(b"\0")[0]
     if not text:
         return 0
     try:
-        return int(text.partition(b"\0")[0], 8)
-    except ValueError as error:
-        raise BadArchive(f"a header's {what} is not a number") from error
+        if text.isdigit():  # int() also reads signs, spaces, underscores and 0o
+            return int(text, 8)
+    except ValueError:
+        pass
+    raise BadArchive(f"a header's {what} is not a number")
 
 
 def _text(raw: bytes) -> bytes:
@@ -170,7 +175,8 @@ def _note_special(special: Special, type: bytes, body: bytes) -> None:
         special.name = _text(body)
     elif type == b"K":
         special.link = _text(body)
-    elif type == b"x":
+    elif type == b"x":  # of several, the last alone counts
+        special.records, special.xattrs = {}, {}
         for key, value in _records(body):
             if key.startswith(_XATTR):
                 special.xattrs[key[len(_XATTR) :].decode("utf-8", "surrogateescape")] = value
@@ -181,17 +187,18 @@ def _note_special(special: Special, type: bytes, body: bytes) -> None:
 
 def _records(body: bytes) -> Iterator[tuple[bytes, bytes]]:
     """pax(1): "length key=value\\n", the length counting itself."""
-    while body:
-        length, space, _ = body[:20].partition(b" ")
+    at = 0
+    while at < len(body):
+        length, space, _ = body[at : at + 20].partition(b" ")
         if not space or not length.isdigit():
             raise BadArchive("a pax record has no length")
-        end = int(length)
-        record = body[len(length) + 1 : end]
+        end = at + int(length)
+        record = body[at + len(length) + 1 : end]
         key, equals, value = record[:-1].partition(b"=")
         if end > len(body) or not equals or not key or record[-1:] != b"\n":
             raise BadArchive("a pax record is malformed")
         yield key, value
-        body = body[end:]
+        at = end
 
 
 def _entry(block: bytes, type: bytes, size: int, special: Special) -> Entry:
@@ -199,8 +206,8 @@ def _entry(block: bytes, type: bytes, size: int, special: Special) -> Entry:
         raise Unsupported("the archive has a sparse file", hint="rebuild the image: layers hold plain files")
     records = special.records
     name, link = _names(block, special)
-    if type == REGULAR and name.endswith(b"/"):
-        type = DIRECTORY
+    if type == b"\0":
+        type = DIRECTORY if name.endswith(b"/") else REGULAR
     if type not in _TYPES:
         raise BadArchive(f"entry {name[:200]!r} is of unknown type {type!r}")
     if value := records.get("size"):
@@ -234,7 +241,8 @@ def _names(block: bytes, special: Special) -> tuple[bytes, bytes]:
         name = special.records.get("path") or None
     if name is None:
         name = _text(block[:100])
-        prefix = _text(block[345:500]) if block[257:263] == b"ustar\0" else b""
+        width = 131 if block[508:512] == b"tar\0" else 155  # star keeps two times behind it
+        prefix = _text(block[345 : 345 + width]) if block[257:263] == b"ustar\0" else b""
         name = prefix + b"/" + name if prefix else name
     if link is None:
         link = special.records.get("linkpath") or _text(block[157:257])

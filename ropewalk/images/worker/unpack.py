@@ -25,7 +25,10 @@ from ropewalk.linux import paths
 
 MAX_DEPTH = 255  # components; one descriptor is open for each of the current entry
 MAX_NAME = 255  # NAME_MAX
-MAX_NOTES = 20  # kept of a layer
+MAX_NOTES = 20  # of a layer
+MAX_IMPLIED = 32 << 20  # bytes of the names of directories that no entry described: they go to the daemon in one frame
+MAX_KEPT = 64 << 20  # bytes of the directories' extended attributes, which wait in memory for the end
+_KEPT = 100  # bytes that a small one takes beyond its own
 WHITEOUT = b".wh."
 OPAQUE = b".wh..wh..opq"
 OVERLAY_OPAQUE = "trusted.overlay.opaque"
@@ -74,6 +77,7 @@ class Unpacker:
         self._stack: list[tuple[bytes, int]] = []  # the way to the current directory: (name, descriptor)
         self._described: dict[tuple[bytes, ...], Entry] = {}  # directories whose metadata is still to be set
         self._implied: dict[tuple[bytes, ...], None] = {}
+        self._implied_bytes = self._kept = 0
         self._whiteouts: set[tuple[bytes, ...]] = set()
         self._owner = (os.geteuid(), os.getegid())
 
@@ -102,7 +106,7 @@ class Unpacker:
         content = source.pieces(entry.size)
         if not parts:
             if entry.type == tar.DIRECTORY:
-                self._described[()] = entry
+                self._describe((), entry)
             _discard(content)
             return
         name, parents = parts[-1], parts[:-1]
@@ -159,6 +163,9 @@ class Unpacker:
     def _make_implied(self, parent: int, way: tuple[bytes, ...]) -> None:
         os.mkdir(way[-1], 0o755, dir_fd=parent)
         self._implied[way] = None
+        self._implied_bytes += sum(map(len, way)) + len(way)
+        if self._implied_bytes > MAX_IMPLIED:
+            raise TooLarge(f"the layer leaves out directories whose names are more than {MAX_IMPLIED} bytes")
         self._add_inode()
 
     # -- whiteouts
@@ -197,22 +204,23 @@ class Unpacker:
         self, entry: Entry, way: tuple[bytes, ...], parent: int, name: bytes, content: Iterable[bytes | memoryview]
     ) -> None:
         """Create the entry; what the same layer put there before gives way, a directory to a directory excepted."""
-        hidden = way in self._whiteouts
         if entry.type == tar.CHARACTER and (entry.major, entry.minor) == (0, 0):
-            self.notes.append(f"ignored {entry.name[:200]!r}: a device 0/0 would be a whiteout")
+            self._note(f"ignored {entry.name[:200]!r}: a device 0/0 would be a whiteout")
             return
+        hidden = False
         try:
             self._create(entry, parent, name, content)
         except FileExistsError:
-            if entry.type == tar.DIRECTORY and _is_directory(parent, name):
-                self._described[way] = entry
+            hidden = not _is_directory(parent, name)  # what was there, a whiteout or a file, hid what is below
+            if entry.type == tar.DIRECTORY and not hidden:
+                self._describe(way, entry)
                 self._implied.pop(way, None)
                 return
             self._remove(way, parent, name)
             self._create(entry, parent, name, content)
         self._add_inode()
         if entry.type == tar.DIRECTORY:
-            self._described[way] = entry
+            self._describe(way, entry)
             if hidden:
                 child = os.open(name, _DIRECTORY, dir_fd=parent)
                 self._hide_below(way, child)
@@ -283,6 +291,18 @@ class Unpacker:
 
     # -- metadata
 
+    def _describe(self, way: tuple[bytes, ...], entry: Entry) -> None:
+        """Keep a directory's metadata until the end."""
+        wanted = {key: value for key, value in entry.xattrs.items() if is_wanted(key)}
+        self._kept += sum(len(key) + len(value) + _KEPT for key, value in wanted.items())
+        if self._kept > MAX_KEPT:
+            raise TooLarge(f"the layer's directories have more than {MAX_KEPT} bytes of extended attributes")
+        self._described[way] = entry._replace(xattrs=wanted) if len(wanted) < len(entry.xattrs) else entry
+
+    def _note(self, text: str) -> None:
+        if len(self.notes) < MAX_NOTES:
+            self.notes.append(text)
+
     def _describe_by_name(self, entry: Entry, parent: int, name: bytes) -> None:
         """Owner, mode, xattrs and times of what is not opened: links, devices, fifos."""
         if (entry.uid, entry.gid) != self._owner:
@@ -328,7 +348,7 @@ class Unpacker:
             except OSError as error:
                 if error.errno not in (errno.ENOTSUP, errno.EPERM, errno.EINVAL, errno.ERANGE):
                     raise
-                self.notes.append(f"{entry.name[:200]!r} goes without {key[:100]}: {error.strerror}")
+                self._note(f"{entry.name[:200]!r} goes without {key[:100]}: {error.strerror}")
 
 
 def is_wanted(xattr: str) -> bool:

@@ -87,11 +87,14 @@ def test_a_layers_whiteouts_take_overlays_form(tmp_path: Path) -> None:
         oci.File(".wh.stays"),
         oci.File(".wh.back"),
         oci.directory("back", 0o700),
+        oci.File("again", b"a file, and what was below is gone"),
+        oci.directory("again"),
+        oci.File("again/x", b"x"),
     ]
     assert run(root, files)
     assert is_whiteout(root / "file")
     assert (root / "stays").read_bytes() == b"x"
-    for name in ("a", "was", "own", "back"):
+    for name in ("a", "was", "own", "back", "again"):
         assert os.getxattr(root / name, unpack.OVERLAY_OPAQUE) == b"y", name
     assert sorted(os.listdir(root / "own")) == ["x"]
     assert stat.S_IMODE((root / "back").stat().st_mode) == 0o700

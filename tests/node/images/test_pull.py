@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import stat
 import tarfile
 from pathlib import Path
@@ -94,6 +95,20 @@ async def test_directories_that_a_layer_only_implies_keep_what_they_are(
     assert (root / "tmp").stat().st_mtime == 1_700_000_000
     data = (root / "var/lib/data").stat()
     assert (stat.S_IMODE(data.st_mode), data.st_uid, data.st_gid) == (0o750, 33, 33)
+
+
+async def test_a_directory_that_was_removed_between_is_a_new_one(
+    images: Store, fake: fakes.Registry, mountpoint: Path
+) -> None:
+    removals = oci.layer([File(".wh.tmp"), File("var/lib/.wh..wh..opq")])
+    files = oci.layer([File("tmp/x", b"x"), File("var/lib/data/x", b"x")])
+    fake.add("1", oci.Image([BASE, removals, files]))
+    image = images.images.find(await images.puller.pull(f"{fake.host}/test/image:1"))
+    assert image is not None
+    root = await images.mounted(image, mountpoint)
+    for name in ("tmp", "var/lib/data"):
+        status = (root / name).stat()
+        assert (stat.S_IMODE(status.st_mode), status.st_uid, os.listdir(root / name)) == (0o755, 0, ["x"]), name
 
 
 @pytest.mark.parametrize("docker", [False, True], ids=["oci", "docker"])
@@ -197,6 +212,31 @@ async def test_what_is_damaged_on_disk_is_fetched_again(images: Store, fake: fak
         await images.puller.pull(reference)
     assert caught.value.kind is Kind.CORRUPT
     assert await images.puller.pull(reference) == made.id
+
+
+async def test_an_image_that_lies_about_a_layer_takes_nothing_from_another(images: Store, fake: fakes.Registry) -> None:
+    reference = f"{fake.host}/test/image:1"
+    fake.add("1", IMAGE)
+    fake.add("lie", oci.Image([BASE._replace(diff_id=oci.sha256(b"other"))]))
+    await images.puller.pull(reference)
+    with pytest.raises(RopewalkError) as caught:
+        await images.puller.pull(f"{fake.host}/test/image:lie")
+    assert caught.value.kind is Kind.CORRUPT
+    assert images.content.exists(BASE.digest)
+
+
+async def test_an_image_that_lost_a_layer_is_forgotten(reopen: Reopen, fake: fakes.Registry) -> None:
+    """The kubelet pulls no image that is there, and no container can be made of this one."""
+    images = await reopen()
+    fake.add("1", IMAGE)
+    fake.add("2", image_of("f", 1000))
+    for tag in ("1", "2"):
+        await images.puller.pull(f"{fake.host}/test/image:{tag}")
+    shutil.rmtree(images.snapshotter.directory(BASE.diff_id))
+    os.rmdir(os.path.dirname(images.snapshotter.directory(BASE.diff_id)))
+    again = await reopen()
+    assert [image.tags for image in again.images.list()] == [[f"{fake.host}/test/image:2"]]
+    assert await again.puller.pull(f"{fake.host}/test/image:1") == IMAGE.id
 
 
 async def test_removal_frees_what_nothing_else_needs(images: Store, fake: fakes.Registry) -> None:
@@ -436,6 +476,21 @@ async def test_a_killed_daemons_leavings_are_swept(reopen: Reopen, fake: fakes.R
     fake.requests.clear()
     await third.puller.pull(f"{fake.host}/test/image:1")
     assert [request.method for request in fake.requests] == ["HEAD"]
+
+
+async def test_a_sweep_beside_a_pull_leaves_it_alone(images: Store, fake: fakes.Registry) -> None:
+    """The daemon answers before its recovery, which ends with the sweep, is done."""
+    made = image_of("f")
+    fake.add("1", made)
+    gate = Gate(fake, made.layers[0].digest)
+    pulling = asyncio.ensure_future(images.puller.pull(f"{fake.host}/test/image:1"))
+    await gate.reached.wait()
+    assert await images.puller.sweep() == []
+    gate.open()
+    fake.stopped.set()
+    assert await pulling == made.id
+    assert images.content.exists(made.layers[0].digest)
+    await images.undone()
 
 
 async def test_a_full_disk_is_said_and_leaves_room(reopen: Reopen, fake: fakes.Registry, tmp_path: Path) -> None:

@@ -180,5 +180,11 @@ def test_a_config_must_match_its_manifest(config: bytes) -> None:
         descriptor.parse_config(config, manifest, "test")
 
 
+def test_builders_write_null_for_no_layers() -> None:
+    manifest = Manifest(descriptor.Descriptor(**_arguments(CONFIG)), [])
+    for config in (b'{"rootfs": {"diff_ids": null}}', b'{"rootfs": null}', b"{}"):
+        assert descriptor.parse_config(config, manifest, "test").diff_ids == []
+
+
 def _arguments(document: dict[str, Any]) -> dict[str, Any]:
     return {"media_type": document["mediaType"], "digest": document["digest"], "size": document["size"]}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ropewalk.errors import Invalid
+from ropewalk.errors import Invalid, Kind, RopewalkError
 from ropewalk.images import jobs, store
 from ropewalk.images.descriptor import OCI_CONFIG, OCI_MANIFEST, Descriptor
 from ropewalk.images.store import Image, Images, Layer
@@ -105,6 +105,29 @@ def test_a_tag_that_two_rows_have_after_a_kill_is_the_later_ones(images: Images,
     again = reopen()
     assert again.find("a:1") is again.table[digest(2)]
     assert again.table[digest(1)].tags == []
+
+
+class FillsUp(Database):
+    """A disk on which there is room for so many rows more."""
+
+    room = 1000
+
+    def put(self, table: str, id: str, document: bytes, *, durable: bool = False) -> None:
+        if not self.room:
+            raise RopewalkError("disk is full", kind=Kind.EXHAUSTED)
+        self.room -= 1
+        super().put(table, id, document, durable=durable)
+
+
+def test_a_tag_moves_although_the_disk_fills_up_meanwhile(tmp_path: Path) -> None:
+    """The image is on disk by then, and the next start takes the tag from the other one anyway."""
+    database = FillsUp(str(tmp_path / "state.db"))
+    images = Images(database)
+    images.record(image(1, "a:1"))
+    database.room = 1
+    images.record(image(2, "a:1"))
+    assert (images.table[digest(1)].tags, images.table[digest(2)].tags) == ([], ["docker.io/library/a:1"])
+    database.close()
 
 
 def test_pulling_again_keeps_earlier_names(images: Images) -> None:

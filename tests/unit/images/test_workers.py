@@ -8,6 +8,7 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ropewalk.errors import Kind, RopewalkError
@@ -213,6 +214,29 @@ async def test_a_job_imports_neither_asyncio_nor_grpc_nor_sqlite(fake: fakes.Reg
     assert "igzip_lib" in mapped
     for module in ("_asyncio", "cygrpc", "_sqlite3"):
         assert module not in mapped
+
+
+async def test_a_worker_has_a_limit_of_memory(fake: fakes.Registry, pool: workers.Workers) -> None:
+    await pool.run(resolve(fake))
+    limits = (processes()[0] / "limits").read_text()
+    (line,) = [line for line in limits.splitlines() if line.startswith("Max data size")]
+    assert line.split()[3:5] == [str(1 << 30), str(1 << 30)]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("MAX_FRAME", 100), ("decode_report", msgspec.msgpack.Decoder(int).decode)]
+)
+async def test_a_worker_that_answers_nonsense_is_ended(
+    fake: fakes.Registry, pool: workers.Workers, monkeypatch: pytest.MonkeyPatch, name: str, value: object
+) -> None:
+    """It waits to be read, or for the next job: whoever waits for it to end by itself waits for ever."""
+    monkeypatch.setattr(jobs, name, value)
+    async with asyncio.timeout(10):
+        with pytest.raises(RopewalkError, match="the pull worker sent a frame"):
+            await pool.run(resolve(fake))
+        while processes():
+            await asyncio.sleep(0.01)
+    assert pool.processes == 0
 
 
 async def test_closing_waits_for_every_process(fake: fakes.Registry) -> None:

@@ -158,3 +158,26 @@ def test_every_acknowledged_row_survives_a_kill(path: str) -> None:
             assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
             connection.execute("DELETE FROM pods")
         connection.close()
+
+
+def test_a_file_that_is_no_database_is_said_to_be_damaged(path: str) -> None:
+    Path(path).write_bytes(b"this was a database once " * 1000)
+    with pytest.raises(RopewalkError, match="is damaged") as caught:
+        Database(path)
+    assert (caught.value.kind, "move it away" in caught.value.hint) == (Kind.CORRUPT, True)
+
+
+def test_pages_that_are_lost_are_said_to_be_damage(path: str) -> None:
+    first = Database(path)
+    for number in range(100):
+        first.put("pods", str(number), bytes(1000))
+    first.checkpoint()
+    first.close()
+    with open(path, "r+b") as file:
+        size = file.seek(0, 2)
+        file.seek(40_960)
+        file.write(b"\xff" * (size - 40_960))
+    second = Database(path)
+    with pytest.raises(RopewalkError, match="is damaged"):
+        second.rows("pods")
+    second.close()

@@ -189,3 +189,12 @@ def test_an_id_used_again_on_a_full_disk(database: FullDatabase, things: Table[T
 def test_records_of_an_earlier_build_are_read(database: Database) -> None:
     database.put("pods", "a", b'{"id":"a","since_removed":[1]}')
     assert list(table(database)) == [Thing("a", 0)]
+
+
+def test_a_row_that_is_no_record_is_named(tmp_path: Path) -> None:
+    database = Database(str(tmp_path / "damaged.db"))
+    database.put("facts", "a", b'{"id":"a","value":"seven"}')
+    with pytest.raises(RopewalkError, match="is damaged: thing a: Expected `int`") as caught:
+        Table(database, "facts", Thing, noun="thing")
+    assert caught.value.kind is Kind.CORRUPT
+    database.close()

@@ -127,3 +127,21 @@ async def test_what_a_killed_container_left_goes(store: Store) -> None:
     store.leases.release("pull")
     await store.snapshotter.prepare("nobody's", "top")
     assert (await store.sweep([image], [])).snapshots == ["nobody's"]
+
+
+async def test_a_container_that_is_made_while_another_snapshotter_is_swept_stays(store: Store) -> None:
+    class First(overlay.Snapshotter):
+        name = "first"
+
+        async def remove(self, key: str) -> None:
+            await super().remove(key)
+            await store.snapshotter.prepare("new", "top")
+
+    image = await store.pull()
+    store.leases.release("pull")
+    first = First(store.snapshotter._directory + "-first", store.database, InlineOffload())
+    await first.prepare("garbage")
+    swept = await gc.sweep(store.content, [first, store.snapshotter], [image], [], store.leases)
+    assert swept.snapshots == ["garbage"]
+    assert store.names() == {"new", "top", "base"}
+    await first.close()

@@ -36,6 +36,17 @@ def test_a_released_lease_is_gone(database: Database) -> None:
     assert Leases(database).live() == []
 
 
+def test_a_lease_is_gone_with_its_last_holder(database: Database) -> None:
+    """A pull that was cancelled is still giving up while the next one of the same image holds the lease."""
+    held = Leases(database)
+    held.hold("pull", digests=["a"])
+    held.hold("pull", digests=["b"])
+    held.release("pull")
+    assert [lease.digests for lease in held.live()] == [{"a", "b"}]
+    held.release("pull")
+    assert held.live() == []
+
+
 def test_a_killed_daemons_lease_holds_for_a_while(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     Leases(database).hold("pull", digests=["a"])
     after = Leases(database)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,22 @@ def test_counting_keeps_to_its_budget(root: Path) -> None:
     assert not trees.is_small(str(root), entries=10, size=1 << 20)
     assert trees.is_small(str(root), entries=11, size=1 << 20)
     assert not trees.is_small(str(root), entries=11, size=1)
+
+
+def test_a_directory_of_very_many_files_is_not_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event loop asks whether a tree is small: what a container made must not hold it up."""
+    for number in range(100):
+        (tmp_path / str(number)).touch()
+    whole, seen = trees._entries, []
+
+    def entries(directory: int) -> Iterator[os.DirEntry[str]]:
+        for entry in whole(directory):
+            seen.append(entry.name)
+            yield entry
+
+    monkeypatch.setattr(trees, "_entries", entries)
+    assert not trees.is_small(str(tmp_path), entries=10, size=1 << 20)
+    assert len(seen) == 10
 
 
 def test_no_descriptor_is_left_open(root: Path) -> None:

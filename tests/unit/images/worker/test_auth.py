@@ -72,6 +72,8 @@ def test_anonymous_tokens_need_no_credentials() -> None:
     service = Service(body=b'{"access_token": "anon", "expires_in": 60}')
     assert auth.answer(bearer(), None, HOST, SCOPE, service) == "Bearer anon"
     assert service.calls[0][2] == {}
+    both = Service(body=b'{"token": null, "access_token": "anon"}')
+    assert auth.answer(bearer(), None, HOST, SCOPE, both) == "Bearer anon"
 
 
 def test_an_identity_token_is_exchanged_by_post() -> None:
@@ -110,6 +112,8 @@ def test_basic_credentials_from_both_forms() -> None:
         ("ftp://auth.example/", HOST),
         ("//auth.example/", HOST),
         ("https://user:pw@auth.example/", HOST),
+        ("https://[auth.example/", HOST),
+        ("https://auth.example:99999/", HOST),
         ("file:///etc/passwd", HOST),
     ],
 )
@@ -137,6 +141,7 @@ def test_no_basic_credentials_or_tokens_over_plain_http() -> None:
         b"[]",
         b"nope",
         b'{"token": ""}',
+        b'{"token": null, "access_token": null}',
         json.dumps({"token": "a\r\nX: y"}).encode(),
         '{"token":"é"}'.encode(),
     ],
@@ -172,6 +177,8 @@ HUB = hosts.Host("https://registry-1.docker.io/v2")
         ("https://index.docker.io/v1/", HUB, "docker.io", True),
         ("docker.io", HUB, "docker.io", True),
         ("r.example.evil", HOST, "r.example", False),
+        ("[::1]:5000", hosts.Host("http://[::1]:5000/v2"), "[::1]:5000", True),
+        ("[::1]:5000", hosts.Host("http://[::2]:5000/v2"), "[::2]:5000", False),
     ],
 )
 def test_credentials_are_for_the_server_they_name(server: str, host: hosts.Host, registry: str, given: bool) -> None:

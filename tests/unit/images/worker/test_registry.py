@@ -316,6 +316,7 @@ def test_a_stall_in_the_middle_is_given_up(fake: fakes.Registry) -> None:
         (200, LAYER.blob[:-1], {}),
         (200, LAYER.blob + b"x", {"Transfer-Encoding": "identity"}),
         (206, LAYER.blob, {"Content-Range": "bytes 5-9/9"}),
+        (206, LAYER.blob[5:], {"Content-Range": "bytes 5-9/9"}),
         (206, LAYER.blob, {}),
         (206, LAYER.blob, {"Content-Range": "nonsense"}),
     ],

@@ -83,6 +83,28 @@ def test_a_redirect_to_another_host_carries_no_secret(fake: fakes.Registry, tmp_
         assert fake.requests[-1].headers["x-secret"] == "1"
 
 
+@pytest.mark.parametrize("challenge", ['Bearer realm="http://{}/token"', 'Basic realm="r"'])
+def test_a_challenge_from_where_a_redirect_leads_is_not_answered(fake: fakes.Registry, challenge: str) -> None:
+    """Its realm would be a token service of its own choice, which is sent user and password."""
+    with fakes.running() as storage:
+        demand = {"WWW-Authenticate": challenge.format(storage.host)}
+        storage.script = lambda request, answer: answer.send(401, headers=demand)
+        location = {"Location": f"http://{storage.host}/blob"}
+        fake.script = lambda request, answer: "/blobs/" in request.path and answer.send(307, headers=location)
+        assert refusal(lambda: read(fake, auth=SECRET)).kind is Kind.DENIED
+        assert [request.path for request in storage.requests] == ["/blob"]
+        assert all("authorization" not in request.headers for request in storage.requests)
+
+
+@pytest.mark.parametrize("location", ["http://[x/", "http://127.0.0.1:99999/"])
+def test_a_host_that_redirects_to_no_url_is_skipped(fake: fakes.Registry, tmp_path: Path, location: str) -> None:
+    with fakes.running() as mirror:
+        mirror.script = lambda request, answer: answer.send(302, headers={"Location": location})
+        resolved = resolve.resolve(jobs.Resolve(mirrored(fake, mirror.host, directory=tmp_path), "1", AMD64))
+        assert resolved.config_digest == IMAGE.id
+        assert any(mirror.host in note for note in resolved.notes)
+
+
 def test_a_redirect_on_the_same_host_keeps_it(fake: fakes.Registry) -> None:
     def script(request: Request, answer: Answer) -> bool:
         moved = "/blobs/" in request.path and not request.query
