@@ -59,6 +59,14 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def tree(pid: int) -> list[int]:
+    """The process and all that descend from it, parents first."""
+    found = [pid]
+    for one in found:
+        found += children(one)
+    return found
+
+
 def pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 

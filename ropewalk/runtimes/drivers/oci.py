@@ -393,11 +393,14 @@ class Driver(handler.Handler):
         return [pid for pid in found if process.program_name(pid) in names]
 
     async def _end_creators(self, id: str, directory: str) -> None:
+        """With what they have started, of which nothing else tells whose it is: a hook, or the process that is to be
+        the container's, on its way to its cgroup."""
         found: list[int] = []
         try:
             async with asyncio.timeout(CREATOR_SECONDS):
                 while found := self._creators(directory):
-                    await asyncio.gather(*(process.end(pid, process.start_time(pid) or 0) for pid in found))
+                    trees = {one for pid in found for one in process.tree(pid)}
+                    await asyncio.gather(*(process.end(pid, process.start_time(pid) or 0) for pid in trees))
         except TimeoutError:
             text = f"container {ids.short(id)}: processes {found}, which were creating it, do not die"
             raise RopewalkError(text, kind=Kind.TIMEOUT) from None

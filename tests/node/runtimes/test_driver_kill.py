@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from ropewalk.errors import RopewalkError
-from ropewalk.linux import cgroup_systemd
+from ropewalk.linux import cgroup_systemd, process
 from ropewalk.runtimes import trial
 from ropewalk.runtimes.drivers import oci
 from ropewalk.runtimes.handler import ContainerPlan, Task
@@ -141,11 +141,38 @@ async def test_a_cancelled_create_is_undone(place: Place, runtime: Programs, del
     assert place.found() == []
 
 
+HOOKED = """#!/bin/sh
+test "$1" != --version || exec crun --version
+sh -c 'echo $$ > "$0"; exec sleep 1000' {started} &
+wait
+"""
+
+
+async def test_what_a_creator_has_started_ends_with_it(place: Place, tmp_path: Path) -> None:
+    """A hook, say, whose arguments do not name the container; with a monitor that cannot undo by itself any more."""
+    program, started = tmp_path / "crun", tmp_path / "started"
+    program.write_text(HOOKED.replace("{started}", str(started)))
+    program.chmod(0o755)
+    handler = crun.Handler(crun.Config(path=str(program)), place.node)
+    plan = place.plan("sleep", "100")
+    making = asyncio.ensure_future(handler.create(plan))
+    async with asyncio.timeout(20):
+        while not started.exists() or not started.read_text():
+            await asyncio.sleep(0.01)
+    hook = int(started.read_text())
+    for pid in handler._creators(os.path.join(handler.containers, plan.id)):
+        if process.program_name(pid) == b"ropewalk-monitor":
+            os.kill(pid, signal.SIGSTOP)
+    making.cancel()
+    await asyncio.gather(making, return_exceptions=True)
+    await handler.delete(plan.id, plan.cgroup)
+    assert not process.is_alive(hook, process.start_time(hook) or 0)
+    assert place.found() == []
+
+
 @pytest.mark.parametrize("victim", ["monitor", "runtime"])
 async def test_a_killed_helper_fails_the_create(place: Place, runtime: Programs, victim: str) -> None:
     """The error comes at once, and the undo leaves nothing."""
-    from ropewalk.linux import process
-
     handler = next_daemon(place, runtime)
     name = (runtime.handler if victim == "runtime" else runtime.monitor).encode()
     failed = False
