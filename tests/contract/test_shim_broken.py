@@ -215,6 +215,19 @@ async def test_a_shim_that_dies_takes_its_containers(bench: Bench) -> None:
     await handler.delete_pod(pod, "")
 
 
+async def test_an_end_that_the_shim_sees_late_is_waited_for(bench: Bench) -> None:
+    """A task left in it would keep it from ending by itself."""
+    handler = bench.make(Behaviour(late=2))
+    pod, _ = await bench.pod(handler)
+    box = await bench.box(handler, pod, "true")
+    assert (await box.wait()).code == 0
+    await box.delete()
+    await handler.delete_pod(pod, "")
+    assert len(bench.called("Delete")) == 2 * 3
+    assert bench.called("delete") == []  # the verb is for the dead
+    assert bench.place.found() == []
+
+
 def run_machine(bench: Bench, pod: str) -> tuple[subprocess.Popen[bytes], int]:
     """As Kata has its hypervisor: in the pod's own cgroup, and it outlives the shim. With its start time."""
     machine = subprocess.Popen(["sleep", "1000"])

@@ -47,6 +47,7 @@ class Behaviour(Struct, frozen=True):
     oom: bool = False  # say so before each end
     reordered: bool = False  # the end is told before the start
     stays: bool = False  # whatever Shutdown asks
+    late: int = 0  # so many Deletes of each task are refused after its end was told, as by Kata
     tells: dict[str, int] = {}  # the pid that it names at Connect, or at Create; the code at Wait; seconds, at "ended"
 
 
@@ -191,6 +192,7 @@ class Box:
         self.ended = asyncio.Event()
         self.code = 0
         self.at = 0
+        self.refused = 0  # Deletes, for being late
         self.process: subprocess.Popen[bytes] | None = None
 
     async def start(self) -> None:
@@ -391,6 +393,9 @@ class Shim:
         box = self.box(request.id, request.exec_id)
         if not box.ended.is_set():
             raise ttrpc.Refused(9, "it is running")
+        box.refused += 1
+        if box.refused <= self.behaviour.late:
+            raise ttrpc.Refused(2, "Container not ready or stopped, impossible to delete")
         del self.boxes[request.id, request.exec_id]
         return pb.DeleteResponse(exit_status=box.code, exited_at=box.stamp()).SerializeToString()
 

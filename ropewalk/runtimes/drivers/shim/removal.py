@@ -34,7 +34,9 @@ CLEAN_TRIES = 2
 END_SECONDS = 10.0
 DELETE_SECONDS = 15.0
 CREATE_SECONDS = 10.0
+AGAIN = (0.1, 0.3, 0.6, 1.0, 2.0)  # seconds between Deletes of a task that has ended, which the shim does not see yet
 SHUTDOWN_SECONDS = 3.0
+MACHINE_SECONDS = 10.0  # the same for a shim that has a machine to stop before it ends
 FLUSH_SECONDS = 1.0
 STOP_SECONDS = 5
 
@@ -72,7 +74,7 @@ class Removal:
                 await self._end_task(shim, id, own)
             with contextlib.suppress(NotFound):
                 async with asyncio.timeout(DELETE_SECONDS):
-                    await shim.delete(id)
+                    await _delete_ended(shim, id)
             own.write_deleted()
         except task.Gone:
             return False
@@ -271,7 +273,8 @@ class Removal:
                             await shim.stop_sandbox(id, STOP_SECONDS)
                         await shim.shutdown_sandbox(id)
                     await shim.shutdown(id)
-            await process.end(served.shim.pid, served.shim.start, grace=SHUTDOWN_SECONDS)
+            grace = SHUTDOWN_SECONDS if driver.direct else MACHINE_SECONDS
+            await process.end(served.shim.pid, served.shim.start, grace=grace)
             await driver.connections.drop(served.endpoint, id)
             unlink_socket(task.socket_path(served.endpoint.address))
         if served is None:
@@ -301,6 +304,20 @@ class Removal:
         for id in sorted(found, key=lambda id: owns[id]):  # a shim that has containers does not end by itself
             await self.remove(id, driver.probe_cgroup(id) if id.startswith(driver.probe_prefix) else "")
         return found
+
+
+async def _delete_ended(shim: task.Shim, id: str) -> None:
+    """Kata tells an end a moment before it lets the task be deleted, and a shim with tasks does not end: it would have
+    to be killed, and leave what it had made."""
+    for pause in AGAIN:
+        try:
+            await shim.delete(id)
+            return
+        except RopewalkError as error:
+            if error.kind in (Kind.NOT_FOUND, Kind.TIMEOUT):
+                raise
+        await asyncio.sleep(pause)
+    await shim.delete(id)
 
 
 def end_process(task_: Task) -> None:
