@@ -185,6 +185,7 @@ async def test_a_command_longer_than_a_frame(bench: Bench) -> None:
 async def test_a_shutdown_without_an_answer(bench: Bench, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     monkeypatch.setattr(task, "SHUTDOWN_SECONDS", 0.3)
     monkeypatch.setattr(removal, "SHUTDOWN_SECONDS", 0.3)
+    monkeypatch.setattr(removal, "MACHINE_SECONDS", 0.3)
     stays = fault == "stays"
     handler = bench.make(Behaviour(faults={} if stays else {"Shutdown": fault}, stays=stays), sandbox="none")
     pod, made = await bench.pod(handler)
