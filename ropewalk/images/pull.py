@@ -280,7 +280,7 @@ class Puller:
                     await self._make_layer(source, plans, at, key)
                 else:
                     await self._transfer(source, plan, "")
-                    self._images.layers.apply(plan.chain_id, _verified, plan.descriptor.digest, durable=True)
+                    self._images.layers.apply(plan.chain_id, _verified, plan.descriptor.digest)
             finally:
                 self._leases.release(lease)
         self._board.layer(plan.chain_id, LayerState.DONE, plan.descriptor.size)
@@ -317,9 +317,9 @@ class Puller:
             group=unpacked.group,
         )
         if layer.id in self._images.layers:
-            self._images.layers.apply(layer.id, lambda _: layer, durable=True)
+            self._images.layers.apply(layer.id, lambda _: layer)
         else:
-            self._images.layers.add(layer, durable=True)
+            self._images.layers.add(layer)  # on disk with the image's row: the log has an order
 
     async def _inherit(self, unpacked: jobs.Unpacked, below: list[jobs.LayerPlan], key: str) -> None:
         if unpacked.implied:

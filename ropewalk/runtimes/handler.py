@@ -231,6 +231,7 @@ class Handler(ABC):
     capabilities: Capabilities  # of the class: before a probe has found out more
     config: Config = Config()
     programs: Sequence[str] = ()  # paths, or names in PATH: files on which it depends whether the handler works
+    probe_seconds: float = 20.0  # for its probe; what takes longer hangs, and does not work
 
     def __init__(self, config: Config, node: Node, *, name: str = "") -> None:
         """`name`: of the section, if it is not the type's."""
@@ -244,7 +245,7 @@ class Handler(ABC):
 
     @abstractmethod
     async def probe(self) -> Probe:
-        """Really run something, within health.DEADLINE. `capabilities` are those of this node afterwards. What is found
+        """Really run something, within `probe_seconds`. `capabilities` are those of this node afterwards. What is found
         holds as long as `programs`, configuration and kernel stay the same."""
 
     def recall(self, probe: Probe, capabilities: Capabilities) -> None:

@@ -30,7 +30,6 @@ from ropewalk.runtimes.handler import Capabilities, Handler, Level, Probe
 from ropewalk.runtimes.monitors import own
 from ropewalk.version import VERSION
 
-DEADLINE = 20.0  # seconds for one probe; a platform that hangs does not work
 PATIENCE = 60.0  # seconds for one that failed before: a node that is too busy for it at boot is not lost for good
 WATCH = 10.0  # seconds between looks at what handlers depend on
 FIRST = 20.0  # seconds that a pod or container waits for the first probe of its handler ever
@@ -118,7 +117,7 @@ class Health:
     async def _refresh(self, name: str) -> None:
         handler = self._handlers[name]
         before = key(handler, self._layout)
-        seen = await probe(handler, min(max(DEADLINE, self._waits[name]), PATIENCE))
+        seen = await probe(handler, max(handler.probe_seconds, min(self._waits[name], PATIENCE)))
         self._waits[name] = WATCH if seen.works else min(self._waits[name] * 2, LONGEST)
         self._due[name] = time.monotonic() + self._waits[name]
         self._keys[name] = before
@@ -197,8 +196,9 @@ def _file(program: str) -> tuple[str, int, int]:
     return found, status.st_size, status.st_mtime_ns
 
 
-async def probe(handler: Handler, deadline: float = DEADLINE) -> Probe:
-    """What the handler's probe finds, within `deadline` seconds, whatever it raises."""
+async def probe(handler: Handler, deadline: float = 0.0) -> Probe:
+    """What the handler's probe finds, within `deadline` seconds (its own if 0), whatever it raises."""
+    deadline = deadline or handler.probe_seconds
     try:
         async with asyncio.timeout(deadline):
             await handler.prepare()

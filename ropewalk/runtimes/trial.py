@@ -75,5 +75,9 @@ def build_spec(cgroup: str = "") -> dict[str, Any]:
             {"destination": "/proc", "type": "proc", "source": "proc"},
             {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "size=64k", "mode=755"]},
         ],
-        "linux": {"cgroupsPath": cgroup, "namespaces": [{"type": kind} for kind in NAMESPACES]},
+        "linux": {
+            "cgroupsPath": cgroup,
+            "namespaces": [{"type": kind} for kind in NAMESPACES],
+            "resources": {},  # Kata's Go runtime dies of a spec without
+        },
     }

@@ -69,7 +69,6 @@ class Content:
         self.directory = directory
         self._offload = offload
         self._writing = asyncio.Lock()
-        self._index = b""
         for name in ("", "blobs", *(f"blobs/{algorithm}" for algorithm in _ALGORITHMS), "ingest"):
             os.makedirs(f"{directory}/{name}", mode=blobs.DIRECTORY_MODE, exist_ok=True)
         self._trash = trash.Trash(f"{directory}/trash", offload)
@@ -77,6 +76,8 @@ class Content:
             paths.write_atomic(f"{directory}/oci-layout", _LAYOUT, blobs.FILE_MODE)
         if not os.path.exists(f"{directory}/index.json"):
             paths.write_atomic(f"{directory}/index.json", msgspec.json.encode(_Index([])), blobs.FILE_MODE)
+        with open(f"{directory}/index.json", "rb") as file:
+            self._index = file.read()
         self._sizes = dict(self._found())
         self._left = os.listdir(f"{directory}/ingest")
 

@@ -71,6 +71,7 @@ async def test_without_the_sandbox_api_a_container_waits(bench: Bench) -> None:
     [waiting] = bench.called("Create")
     assert waiting["id"] == pod
     assert waiting["rootfs"][0][0] == "bind"
+    assert waiting["hostname"] == os.uname().nodename  # the pod names none
     box = await bench.box(handler, pod, "true")
     assert (await box.wait()).code == 0
 
@@ -128,6 +129,7 @@ async def test_an_end_of_the_command_is_no_end_of_the_container(bench: Bench) ->
     with pytest.raises(RopewalkError) as caught:
         await box.exec("sleep", "100", timeout=0.2)
     assert caught.value.kind is Kind.TIMEOUT
+    assert [call["all"] for call in bench.called("Kill")] == [False]  # Kata takes all for the whole container
     with pytest.raises(RopewalkError, match="no-such-program") as caught:
         await box.exec("no-such-program")
     assert caught.value.kind is Kind.INVALID

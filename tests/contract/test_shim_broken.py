@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 import signal
+import subprocess
 import time
+from typing import Any
 
 import pytest
 
@@ -55,7 +58,10 @@ async def test_a_shim_that_breaks_in_the_middle(bench: Bench, method: str, fault
 
 
 async def test_a_create_that_never_comes_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The caller leaves, the removal waits for a while and ends the shim with the pod."""
+    """The caller leaves, the removal waits for a while and ends the shim with the pod. How that Create ended is
+    nobody's, and no complaint of asyncio's."""
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
     monkeypatch.setattr(removal, "CREATE_SECONDS", 0.2)
     handler = bench.make(Behaviour(faults={"Create": "never"}), sandbox="none")
     pod, made = await bench.pod(handler)
@@ -66,9 +72,14 @@ async def test_a_create_that_never_comes_back(bench: Bench, monkeypatch: pytest.
             await asyncio.sleep(0.01)
     creating.cancel()
     await asyncio.gather(creating, return_exceptions=True)
+    made_by = handler.creating[plan.id]
     await handler.delete(plan.id, plan.cgroup)
     await handler.delete_pod(pod, "")
     assert not process.is_alive(made.pid, made.pid_start)
+    await asyncio.wait([made_by])
+    del made_by, creating
+    gc.collect()
+    assert complaints == []
 
 
 async def test_a_call_that_is_not_answered_ends(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,6 +213,40 @@ async def test_a_shim_that_dies_takes_its_containers(bench: Bench) -> None:
         await box.kill()
         await box.delete()
     await handler.delete_pod(pod, "")
+
+
+def run_machine(bench: Bench, pod: str) -> tuple[subprocess.Popen[bytes], int]:
+    """As Kata has its hypervisor: in the pod's own cgroup, and it outlives the shim. With its start time."""
+    machine = subprocess.Popen(["sleep", "1000"])
+    path = f"{bench.place.cgroup}/{pod}"
+    bench.place.cgroups.make(path)
+    bench.place.cgroups.add(path, machine.pid)
+    return machine, process.start_time(machine.pid) or 0
+
+
+async def test_the_machine_of_a_dead_shim_is_ended_with_its_containers(bench: Bench) -> None:
+    handler = bench.make()
+    pod, made = await bench.pod(handler)
+    box = await bench.box(handler, pod, "sleep", "100")
+    machine, start = run_machine(bench, pod)
+    os.kill(made.monitor_pid, signal.SIGKILL)
+    assert (await box.wait()).reason == "Unknown"
+    assert not process.is_alive(machine.pid, start)
+    machine.wait()
+    await box.delete()
+    await handler.delete_pod(pod, "")
+
+
+async def test_the_machine_of_a_shim_that_died_in_its_boot_is_ended_with_the_pod(bench: Bench) -> None:
+    """Its program's verb knows nothing of it yet, and fails."""
+    handler = bench.make(Behaviour(faults={"delete": "fail no such sandbox"}))
+    pod, made = await bench.pod(handler)
+    machine, start = run_machine(bench, pod)
+    os.kill(made.monitor_pid, signal.SIGKILL)
+    await handler.delete_pod(pod, f"{bench.place.cgroup}/{pod}")
+    assert not process.is_alive(machine.pid, start)
+    machine.wait()
+    assert bench.place.found() == []
 
 
 async def test_a_shim_that_died_while_the_daemon_was_away(bench: Bench) -> None:

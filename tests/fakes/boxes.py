@@ -204,5 +204,9 @@ def build_spec(args: list[str], cgroup_path: str, namespaces: tuple[str, ...]) -
                 "options": ["newinstance", "ptmxmode=0666"],
             },
         ],
-        "linux": {"cgroupsPath": cgroup_path, "namespaces": [{"type": kind} for kind in namespaces]},
+        "linux": {
+            "cgroupsPath": cgroup_path,
+            "namespaces": [{"type": kind} for kind in namespaces],
+            "resources": {},  # every spec of the product's has it
+        },
     }

@@ -320,7 +320,10 @@ class Shim:
         request = pb.CreateTaskRequest.FromString(payload)
         spec = json.loads(Path(request.bundle, "config.json").read_text())
         mounts = [[one.type, one.source, list(one.options)] for one in request.rootfs]
-        self.program.note("Create", id=request.id, rootfs=mounts, options=request.options.type_url, root=spec["root"])
+        if "resources" not in spec["linux"]:
+            os._exit(2)  # as Kata's Go runtime, which follows the pointer without a look
+        facts = {"options": request.options.type_url, "root": spec["root"], "hostname": spec.get("hostname")}
+        self.program.note("Create", id=request.id, rootfs=mounts, **facts)
         args = spec["process"]["args"]
         sandbox = spec.get("annotations", {}).get("io.kubernetes.cri.container-type") == "sandbox"
         self.boxes[request.id, ""] = Box(
@@ -377,7 +380,9 @@ class Shim:
         box = self.box(request.id, request.exec_id)
         if box.ended.is_set():
             raise ttrpc.Refused(2, "process already finished")
-        box.kill(request.signal)
+        for (id, exec_id), one in list(self.boxes.items()):
+            if id == request.id and (request.all or exec_id == request.exec_id):  # all is all of it, as Kata has it
+                one.kill(request.signal)
         return b""
 
     async def do_delete(self, payload: bytes) -> bytes:

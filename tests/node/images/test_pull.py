@@ -170,6 +170,23 @@ async def test_a_second_compression_of_a_layer_is_fetched_but_not_unpacked(image
     assert all(images.content.exists(digest) for digest in layer.blobs)
 
 
+async def test_a_pull_waits_once_for_the_rows_to_be_on_disk(
+    images: Store, fake: fakes.Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the event loop, beside workers that write all they can: each time holds up every call for up to 0.2 s."""
+    durable: list[str] = []
+    put = images.database.put
+
+    def counted(table: str, id: str, document: bytes, **how: bool) -> None:
+        durable.extend([table] * how.get("durable", False))
+        put(table, id, document, **how)
+
+    monkeypatch.setattr(images.database, "put", counted)
+    fake.add("1", IMAGE)
+    await images.puller.pull(f"{fake.host}/test/image:1")
+    assert durable == ["images"]
+
+
 async def test_an_image_without_layers(images: Store, fake: fakes.Registry) -> None:
     fake.add("1", oci.Image([]))
     image = images.images.find(await images.puller.pull(f"{fake.host}/test/image:1"))

@@ -10,17 +10,16 @@ import asyncio
 import os
 import random
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
 
 from msgspec import structs
 
-from ropewalk.client import cri, values
-from ropewalk.errors import Kind, RopewalkError
+from ropewalk.client import values
+from ropewalk.errors import RopewalkError
 from ropewalk.linux import process
 from ropewalk.spec import pod
-from tests.node.kill import kernel, killable, points
+from tests.node.kill import kernel, killable, patient, points
 from tools import workload
 
 WORKERS = 4
@@ -28,8 +27,6 @@ PAUSE = 0.03  # seconds between kills on average, beside what finding a victim t
 RARE = 5.0  # seconds: of a sort that does not appear within them nobody is killed this time
 SHIM = "its shim"  # in what a daemon says that is there: UNAVAILABLE, too
 MOMENT = 0.006  # seconds at most from a victim's appearance to its end
-STATES = (values.ContainerState.RUNNING, values.ContainerState.EXITED)
-T = TypeVar("T")
 IsA = Callable[[list[bytes]], bool]  # by its arguments
 
 
@@ -59,23 +56,16 @@ def of_shim(node: killable.Node, handler: str) -> dict[str, IsA]:
     }
 
 
-class Pods:
+class Pods(patient.Client):
     """A worker like the kubelet: it repeats what was not answered, and expects what was."""
 
     def __init__(self, node: killable.Node, handler: str, chance: random.Random, number: int) -> None:
-        self.node, self.handler, self.chance, self.number = node, handler, chance, number
+        super().__init__(node)
+        self.handler, self.chance, self.number = handler, chance, number
         self.lives = 0
 
-    async def answered(self, call: Callable[[cri.Client], Awaitable[T]]) -> T:
-        """The answer, from this daemon or from one of the next."""
-        while True:
-            async with self.node.client() as client:
-                try:
-                    return await call(client)
-                except RopewalkError as error:
-                    if error.kind is not Kind.UNAVAILABLE or SHIM in error.message:
-                        raise
-            await asyncio.sleep(0.02)
+    def is_answer(self, error: RopewalkError) -> bool:
+        return super().is_answer(error) or SHIM in error.message
 
     async def work(self, over: asyncio.Event) -> None:
         while not over.is_set():
@@ -127,14 +117,6 @@ class Pods:
             assert status.state is values.ContainerState.EXITED
         if self.chance.random() < 0.5:
             await self.answered(lambda client: client.remove(id))
-
-    async def start(self, id: str) -> None:
-        """A start that was not answered may have happened."""
-        try:
-            await self.answered(lambda client: client.start(id))
-        except RopewalkError:
-            status = await self.answered(lambda client: client.container_status(id))
-            assert status.state in STATES
 
 
 class Killer:

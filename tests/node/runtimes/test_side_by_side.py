@@ -6,16 +6,12 @@ from __future__ import annotations
 import asyncio
 import random
 import shutil
-import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
-from ropewalk.client import admin, cri, values
-from ropewalk.errors import Kind, RopewalkError
-from tests.node.kill import killable
+from ropewalk.client import admin, values
+from tests.node.kill import killable, patient
 from tools import node as nodes
 from tools import workload
 
@@ -25,8 +21,6 @@ NODE_CONFIG = f'ready = 0\n[runtimes.youki]\npath = "{shutil.which("youki") or "
 PODS = 5  # on each handler
 ROUNDS = 2  # containers, one after the other, in each pod
 KILLS = 4
-PATIENCE = 60.0  # seconds: as long is a daemon away at most, on a crowded machine
-T = TypeVar("T")
 SCRIPT = "trap 'echo bye {0}; exit 7' TERM; echo hello {0}; while :; do sleep 0.05; done"
 
 
@@ -35,25 +29,15 @@ async def works(node: nodes.Node) -> list[str]:
         return [runtime.name for runtime in await client.runtimes() if runtime.works]
 
 
-class Life:
-    """One pod, driven as the kubelet does: what was not answered is asked again of the next daemon."""
+class Life(patient.Client):
+    """One pod, driven as the kubelet does."""
 
     def __init__(self, node: nodes.Node, handler: str, number: int) -> None:
-        self.node, self.handler = node, handler
+        super().__init__(node)
+        self.handler = handler
         self.token = f"{handler}-{number}"
         self.spec = workload.pod_spec(self.token, logs=node.logs, runtime_handler=handler)
         self.address = ""
-
-    async def answered(self, call: Callable[[cri.Client], Awaitable[T]]) -> T:
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            async with self.node.client() as client:
-                try:
-                    return await call(client)
-                except RopewalkError as error:
-                    if error.kind is not Kind.UNAVAILABLE or time.monotonic() > deadline:
-                        raise
-            await asyncio.sleep(0.1)
 
     async def live(self, everybody: asyncio.Barrier) -> None:
         Path(self.spec.log_directory).mkdir(parents=True)
@@ -78,14 +62,6 @@ class Life:
         assert (status.state, status.exit_code) == (values.ContainerState.EXITED, 7), (self.token, status)
         assert self.output(name) == f"hello {token}\nbye {token}\n"
         await self.answered(lambda client: client.remove(id))
-
-    async def start(self, id: str) -> None:
-        """A start that was not answered may have happened."""
-        try:
-            await self.answered(lambda client: client.start(id))
-        except RopewalkError:
-            status = await self.answered(lambda client: client.container_status(id))
-            assert status.state is values.ContainerState.RUNNING
 
     async def name(self, id: str) -> str:
         """The host name that a command inside sees. A daemon that was killed meanwhile took the command along."""

@@ -168,6 +168,14 @@ class Bench:
 
 
 @pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """Where the kubelet wants checkpoints."""
+    found = tmp_path / "kubelet"
+    found.mkdir()
+    return found
+
+
+@pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     """Kernel calls of the pod's own files and namespaces are left out; everything else is real."""
     monkeypatch.setattr(files, "write", lambda *_: None)

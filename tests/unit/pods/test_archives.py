@@ -27,13 +27,6 @@ def saved(tmp_path: Path) -> Path:
     return directory
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    found = tmp_path / "checkpoints"
-    found.mkdir()
-    return found
-
-
 def forged(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> str:
     with tarfile.open(path, "w") as tar:
         for info, content in members:

@@ -38,13 +38,6 @@ def able(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
     return bench
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    found = tmp_path / "kubelet"
-    found.mkdir()
-    return found
-
-
 def left(bench: Bench) -> list[str]:
     directory = bench.daemon.containers.checkpoints._directory
     return os.listdir(directory) if os.path.isdir(directory) else []

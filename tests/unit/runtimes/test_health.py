@@ -82,7 +82,21 @@ async def test_what_does_not_end_gets_longer_next_time(monkeypatch: pytest.Monke
     health = Health({"x": Fake(FAILS)})
     while not health.probe("x").works:
         await health.refresh(["x"])
-    assert given == [module.DEADLINE, 20, 40, module.PATIENCE]
+    assert given == [Fake.probe_seconds, 20, 40, module.PATIENCE]
+
+
+async def test_a_handler_that_boots_machines_has_longer_from_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+
+    async def probe(handler: Handler, deadline: float) -> Probe:
+        given.append(deadline)
+        return WORKS
+
+    monkeypatch.setattr(module, "probe", probe)
+    slow = Fake(WORKS)
+    slow.probe_seconds = 75.0
+    await Health({"x": slow}).refresh(["x"])
+    assert given == [75.0]
 
 
 async def test_what_fails_is_asked_ever_more_rarely() -> None:

@@ -60,6 +60,7 @@ from ropewalk.storage import snapshotter
 from ropewalk.wire.pb import shim_pb2 as pb
 
 NAMESPACE = "k8s.io"  # containerd's word for the CRI's clients; some shims know it
+MACHINE_SECONDS = 60.0  # for a probe that boots one: Kata itself gives up after 45 s, and says why
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +103,8 @@ class Driver(handler.Handler):
         self.creating: dict[str, asyncio.Task[int]] = {}
         self.loggers = stdio.Loggers(settings.logger, node.cgroups)
         self.probing: set[str] = set()  # ids of probes under way, which no row owns
+        if settings.boundary is Boundary.VIRTUAL_MACHINE:
+            self.probe_seconds = MACHINE_SECONDS
         found = (binary.file_name(settings.program), settings.logger, settings.init, settings.engine, settings.file)
         self.programs = tuple(path for path in found if path)
 
@@ -224,7 +227,10 @@ class Driver(handler.Handler):
             own.make(bundle.Record(runtime=self.name, cgroup=plan.cgroup))
             steps.checkpoint("bundle:made")
             rootfs = init.ensure_rootfs(self.node.state, self.settings.init) if sandbox != "none" else ""
-            spec = scope.place(plan.spec, plan.cgroup)
+            spec = plan.spec
+            if not self.direct:  # its UTS namespace is the guest's, which has its name of this
+                spec = {**spec, "hostname": plan.pod.hostname or os.uname().nodename}
+            spec = scope.place(spec, plan.cgroup)
             own.write(oci.encode(spec, rootfs if not self.settings.hand_over else "rootfs"))
             steps.checkpoint("bundle:written")
             shim, served = await self._launch(own, plan.id, plan.monitor_cgroup)

@@ -82,7 +82,7 @@ class Command:
         """Kill it, and all that it started where that can be found. RopewalkError if something does not die."""
         with contextlib.suppress(RopewalkError, task.Gone, TimeoutError):
             async with asyncio.timeout(END_SECONDS):
-                await self.inside.shim.kill(self.inside.id, signal.SIGKILL, exec_id=self.exec_id, everything=True)
+                await self.inside.shim.kill(self.inside.id, signal.SIGKILL, exec_id=self.exec_id)  # all: the container
         if self.inside.path:
             await execution.kill_marked(self._cgroups, self.inside.path, self._mark)
         with contextlib.suppress(RopewalkError, task.Gone, TimeoutError):
@@ -164,7 +164,8 @@ async def _finish(command: Command, outputs: list[stdio.Output], timeout: float)
             raise
         name = command._description["args"][0]
         text = f"container {ids.short(command.inside.id)}: command {name!r} did not end within {timeout:g} s"
-        raise RopewalkError(text, hint="it and its children were killed", kind=Kind.TIMEOUT) from None
+        whom = "it and its children were" if command.inside.path else "it was"
+        raise RopewalkError(text, hint=f"{whom} killed", kind=Kind.TIMEOUT) from None
     await settle(command, outputs)
     return code
 
@@ -202,7 +203,7 @@ async def end_leftovers(shim: task.Shim, own: record.Bundle, id: str) -> None:
     for exec_id in own.execs():
         with contextlib.suppress(RopewalkError, TimeoutError):
             async with asyncio.timeout(DELETE_SECONDS):
-                await shim.kill(id, signal.SIGKILL, exec_id=exec_id, everything=True)
+                await shim.kill(id, signal.SIGKILL, exec_id=exec_id)
                 await shim.wait(id, exec_id)
                 await shim.delete(id, exec_id)
         own.forget_exec(exec_id)

@@ -116,6 +116,8 @@ class Removal:
             end_process(task_)
             if cgroup:
                 await self._driver.cgroups.kill(cgroup)
+        elif served is not None and not self.is_alive(own):
+            await self._end_machine(served)
         code, at = 128 + signal.SIGKILL, time.time_ns()
         answer = await self._clean(id, own)
         if answer is not None:
@@ -140,6 +142,12 @@ class Removal:
         if served is not None:
             log.warning("a shim that hangs is killed", extra={"id": served.owner, "pid": served.shim.pid})
             await self._end_shim(served)
+
+    async def _end_machine(self, served: record.Served) -> None:
+        """Of a dead shim: its virtual machine does not end with it, and its containers run on in there."""
+        path = self._driver.bundle(served.owner).read_record().cgroup
+        if path:
+            await self._driver.cgroups.kill(path)
 
     def is_alive(self, own: record.Bundle) -> bool:
         """Whether the shim's process is there, whatever it says."""
@@ -200,6 +208,8 @@ class Removal:
             if logger is not None:
                 await process.end(logger.pid, logger.start, grace=FLUSH_SECONDS)
             if path:
+                if not driver.direct:  # a machine whose shim died before it had written down that there is one
+                    await driver.cgroups.kill(path)
                 await driver.cgroups.remove(path)
             driver.events.forget(id)
             driver.connections.unlisten(id)

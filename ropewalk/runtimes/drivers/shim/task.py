@@ -145,6 +145,7 @@ class Shim:
         return await self._call("Delete", pb.ProcessRequest(id=id, exec_id=exec_id), pb.DeleteResponse, id)
 
     async def kill(self, id: str, signum: int, *, exec_id: str = "", everything: bool = False) -> None:
+        """`everything`: of the container. Never with an `exec_id`: Kata kills all of the container then, too."""
         request = pb.KillRequest(id=id, exec_id=exec_id, signal=signum, all=everything)
         await self._call("Kill", request, pb.Empty, id, timeout=KILL_SECONDS)
 

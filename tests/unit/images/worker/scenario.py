@@ -13,6 +13,7 @@ from ropewalk.images.descriptor import Descriptor, Platform
 from ropewalk.images.worker import registry, resolve
 from tests.fakes import oci
 from tests.fakes import registry as fakes
+from tests.fakes.registry import Answer, Request
 
 LAYER = oci.layer([oci.File("data", os.urandom(700_000))], "")
 IMAGE = oci.Image([LAYER], {"User": "www-data"})
@@ -32,3 +33,19 @@ def refusal(call: Callable[[], object]) -> RopewalkError:
     with pytest.raises(RopewalkError) as caught:
         call()
     return caught.value
+
+
+def cut_at(*positions: int) -> fakes.Script:
+    """Send up to each position in turn, then cut."""
+    left = list(positions)
+
+    def script(request: Request, answer: Answer) -> bool:
+        if "/blobs/" not in request.path or not left:
+            return False
+        start, end = int(request.headers.get("range", "bytes=0-")[6:-1]), left.pop(0)
+        length = {"Content-Length": str(len(LAYER.blob) - start)}
+        content_range = {"Content-Range": f"bytes {start}-{len(LAYER.blob) - 1}/{len(LAYER.blob)}"} if start else {}
+        answer.send(206 if start else 200, LAYER.blob[start:end], {**length, **content_range})
+        return answer.cut()
+
+    return script

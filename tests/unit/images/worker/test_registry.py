@@ -14,7 +14,7 @@ from ropewalk.images.worker import http
 from tests.fakes import oci
 from tests.fakes import registry as fakes
 from tests.fakes.registry import Answer, Request
-from tests.unit.images.worker.scenario import IMAGE, LAYER, read, refusal, run
+from tests.unit.images.worker.scenario import IMAGE, LAYER, cut_at, read, refusal, run
 
 # -- the truth
 
@@ -251,22 +251,6 @@ def test_how_long_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_blob_is_read(fake: fakes.Registry) -> None:
     assert read(fake) == LAYER.blob
     assert read(fake, Descriptor("x", oci.sha256(b""), 0)) == b""
-
-
-def cut_at(*positions: int) -> fakes.Script:
-    """Send up to each position in turn, then cut."""
-    left = list(positions)
-
-    def script(request: Request, answer: Answer) -> bool:
-        if "/blobs/" not in request.path or not left:
-            return False
-        start, end = int(request.headers.get("range", "bytes=0-")[6:-1]), left.pop(0)
-        length = {"Content-Length": str(len(LAYER.blob) - start)}
-        content_range = {"Content-Range": f"bytes {start}-{len(LAYER.blob) - 1}/{len(LAYER.blob)}"} if start else {}
-        answer.send(206 if start else 200, LAYER.blob[start:end], {**length, **content_range})
-        return answer.cut()
-
-    return script
 
 
 def test_a_cut_transfer_goes_on_where_it_stopped(fake: fakes.Registry) -> None:

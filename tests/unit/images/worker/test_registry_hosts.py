@@ -13,24 +13,7 @@ from ropewalk.spec.image import AuthConfig
 from tests.fakes import oci
 from tests.fakes import registry as fakes
 from tests.fakes.registry import Answer, Request
-from tests.unit.images.worker.scenario import AMD64, BLOB, IMAGE, LAYER, read, refusal, run
-
-
-def cut_at(*positions: int) -> fakes.Script:
-    """Send up to each position in turn, then cut."""
-    left = list(positions)
-
-    def script(request: Request, answer: Answer) -> bool:
-        if "/blobs/" not in request.path or not left:
-            return False
-        start, end = int(request.headers.get("range", "bytes=0-")[6:-1]), left.pop(0)
-        length = {"Content-Length": str(len(LAYER.blob) - start)}
-        content_range = {"Content-Range": f"bytes {start}-{len(LAYER.blob) - 1}/{len(LAYER.blob)}"} if start else {}
-        answer.send(206 if start else 200, LAYER.blob[start:end], {**length, **content_range})
-        return answer.cut()
-
-    return script
-
+from tests.unit.images.worker.scenario import AMD64, BLOB, IMAGE, LAYER, cut_at, read, refusal, run
 
 # -- redirects and credentials (T22)
 
