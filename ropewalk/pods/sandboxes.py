@@ -252,7 +252,22 @@ class Sandboxes:
         await handler.delete_pod(id, placement.container_cgroup(pod, id))
         if isinstance(handler, vanished.Handler):  # whose monitors and shims nobody else ends
             await self._cgroups.kill(placement.monitor_cgroup(pod))
-        await placement.remove(self._cgroups, pod.cgroup if pod.own_cgroup else placement.monitor_cgroup(pod))
+        await self._remove_cgroups(pod)
+
+    async def _remove_cgroups(self, pod: Pod) -> None:
+        """Who is still in them when their removal has waited works for nobody: the runtime of a shim that was killed
+        in the middle, say."""
+        path = pod.cgroup if pod.own_cgroup else placement.monitor_cgroup(pod)
+        try:
+            await placement.remove(self._cgroups, path)
+        except OSError:
+            left = [process.command_line(pid) for pid in self._cgroups.processes(path)]
+            if not left:
+                raise
+            commands = [b" ".join(argv)[:200].decode(errors="replace") for argv in left]
+            log.warning("killed what outlived the pod", extra={"pod": pod.id, "cgroup": path, "commands": commands})
+            await self._cgroups.kill(path)
+            await placement.remove(self._cgroups, path)
 
     # Stop and remove.
 

@@ -6,13 +6,15 @@ Needs etcd, kube-apiserver and kubelet on PATH (Kubernetes 1.34 or later); ./dev
 from __future__ import annotations
 
 import asyncio
+import json
+import tarfile
 from collections.abc import Iterator
 
 import pytest
 
 from ropewalk.client import admin
 from tests.node.kubernetes import cluster
-from tools import images, shims
+from tools import gvisor, images, shims
 
 pytestmark = [
     pytest.mark.skipif(bool(cluster.missing()), reason=f"not on PATH: {', '.join(cluster.missing())}"),
@@ -21,8 +23,10 @@ pytestmark = [
 
 NODE_CLASS = cluster.Node
 SHIM = shims.find()
-NODE_CONFIG = f'[runtimes.shim]\ntype = "shim"\npath = "{SHIM}"\n' if SHIM else ""
-HANDLERS = ("crun", "runc", "runsc", "shim")
+NODE_CONFIG = f'[runtimes.newer]\ntype = "runsc"\npath = "{gvisor.found()}"\n'
+if SHIM:
+    NODE_CONFIG += f'[runtimes.shim]\ntype = "shim"\npath = "{SHIM}"\n'
+HANDLERS = ("crun", "runc", "runsc", "newer", "shim")
 CLASSES = "/apis/node.k8s.io/v1/runtimeclasses"
 OVERHEAD = {"podFixed": {"memory": "16Mi"}}
 
@@ -61,7 +65,7 @@ async def test_a_pod_lives_and_ends_under_its_class(
     )
     assert status["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 3
     assert kubernetes.read(f"{cluster.PODS}/{name}")["spec"]["overhead"] == OVERHEAD["podFixed"]
-    assert ("Linux version 4.4.0" in kubernetes.output(name)) == (handler == "runsc")  # the kernel that it saw
+    assert ("Linux version 4.4.0" in kubernetes.output(name)) == (handler in ("runsc", "newer"))  # seen by it
     await kubernetes.delete(name)
 
 
@@ -108,6 +112,17 @@ async def test_what_a_handler_cannot_do_is_told_to_the_pod(kubernetes: cluster.C
     assert "runtime handler 'runsc'" in events[0]
     assert "namespace_options.network NODE" in events[0]
     await kubernetes.delete("host")
+
+
+async def test_kubelet_checkpoints_a_container_of_gvisor(kubernetes: cluster.Cluster, pulled: cluster.Node) -> None:
+    await needs(pulled, "newer")
+    kubernetes.pod("saved", "newer", "sleep", "600", image=images.BUSYBOX)
+    await kubernetes.until("Ready", lambda: kubernetes.is_ready("saved"))
+    (archive,) = json.loads(kubernetes.call("POST", f"{kubernetes.kubelet}/checkpoint/default/saved/main"))["items"]
+    with tarfile.open(archive) as found:
+        assert {"config.dump", "spec.dump"} < set(found.getnames())
+    assert kubernetes.is_ready("saved")
+    await kubernetes.delete("saved")
 
 
 async def test_a_class_without_a_handler_is_told_to_the_pod(kubernetes: cluster.Cluster) -> None:
