@@ -231,12 +231,16 @@ def serving() -> Iterator[registry.Registry]:
         yield running
 
 
+def search_path() -> str:
+    """PATH with `ropewalk` first, which is beside this Python."""
+    return f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
+
+
 async def run(command: list[str]) -> int:
     """COMMAND (default: a shell) beside a private node; its exit code."""
     with serving() as served:
         async with Node(served) as node:
-            path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
-            environment = {**os.environ, "ROPEWALK_ADDRESS": node.address, "PATH": path}
+            environment = {**os.environ, "ROPEWALK_ADDRESS": node.address, "PATH": search_path()}
             if not command:
                 command = [os.environ.get("SHELL") or "/bin/sh"]
                 print(f"node {node.instance}: `ropewalk` speaks to {node.address}; data in {node.base}")
@@ -255,8 +259,15 @@ async def run(command: list[str]) -> int:
 
 
 def main() -> int:
+    command = sys.argv[1:]
+    if command[:1] in (["-h"], ["--help"]):
+        print(__doc__)
+        return 0
+    if command and "/" not in command[0] and shutil.which(command[0], path=search_path()) is None:
+        print(f"./dev node: {command[0]}: command not found", file=sys.stderr)
+        return 127
     try:
-        return asyncio.run(run(sys.argv[1:]))
+        return asyncio.run(run(command))
     except DidNotStart as error:
         print(error, file=sys.stderr)
         return 1
