@@ -120,7 +120,12 @@ def open_pidfd(pid: int, start: int) -> int | None:
         fd = pidfd.open(pid)
     except (ProcessLookupError, ValueError):
         return None
-    if start_time(pid) != start:
+    try:
+        same = start_time(pid) == start
+    except BaseException:  # it took the last descriptor, say
+        os.close(fd)
+        raise
+    if not same:
         os.close(fd)
         return None
     return fd
