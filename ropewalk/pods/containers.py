@@ -111,12 +111,11 @@ class Containers:
         await self._health.known([handler.name], health.FIRST)  # for a pod of an earlier daemon
         refusals.check(handler, pod.spec, spec)
         key = identity.container_key(pod.id, spec)
+        await self._flights.overtake(key, wanted=spec)
         existing = self._find(pod.id, key)
         if existing is not None and is_visible(existing):
             return identity.adopt(existing, spec, existing.spec, usable=True, noun="container")
-        if existing is not None and existing.spec != spec:
-            await self._flights.overtake(key)
-        return await self._flights.join(key, lambda: self._create(pod.id, spec, key))
+        return await self._flights.join(key, lambda: self._create(pod.id, spec, key), wanted=spec)
 
     async def _create(self, pod_id: str, spec: ContainerSpec, key: str) -> Container:
         async with self._queues.making(pod_id):
@@ -240,6 +239,7 @@ class Containers:
             container = self.containers[container.id]
             if container.phase is not ContainerPhase.CREATED or container.task is None:
                 raise WrongState(f"container {container.id!r} is {container.phase.value}, only a created one starts")
+            self._ready(self._pods[container.pod_id])
             handler = self._handlers[container.handler]  # one that has vanished starts nothing, and fails nothing
             began = self._now()  # it may have ended before the runtime says that it started
             try:
