@@ -83,6 +83,7 @@ class Containers:
         self._now = now
         self._flights: Flights[Container] = Flights(abandon=False)
         self._changes: Flights[None] = Flights(abandon=False)  # a client that leaves does not leave a change half-way
+        self._saves: Flights[None] = Flights(abandon=True)
         self._built: dict[str, build.Built] = {}  # what CREATE acts on, while it is under way
         self._watches: dict[str, asyncio.Task[None]] = {}
         self._asked_to_stop: set[str] = set()
@@ -434,10 +435,16 @@ class Containers:
         await handler.reopen_log(container.id, container.task)
 
     async def checkpoint(self, id: str, location: str, timeout: float) -> None:
-        """Write a new archive at `location` of a running container, which runs on. Stop and Remove overtake it."""
+        """Write a new archive at `location` of a running container, which runs on. Stop and Remove overtake it, and a
+        client that leaves ends it."""
         await self.checkpoints.check(self.get(id))
-        async with self._queues.making(self.get(id).pod_id):
-            container, handler = await self._running(id)
+        container = self.get(id)
+        key = f"checkpoint of container {container.id} to {location}"
+        await self._saves.join(key, lambda: self._save(container, location, timeout))
+
+    async def _save(self, container: Container, location: str, timeout: float) -> None:
+        async with self._queues.making(container.pod_id):
+            container, handler = await self._running(container.id)
             await self.checkpoints.save(container, handler, location, timeout)
 
     async def update(self, id: str, resources: LinuxContainerResources) -> None:
