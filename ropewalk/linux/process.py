@@ -128,13 +128,15 @@ def open_pidfd(pid: int, start: int) -> int | None:
         fd = pidfd.open(pid)
     except (ProcessLookupError, ValueError):
         return None
-    same = False
     try:
         same = start_time(pid) == start
-    finally:
-        if not same:
-            os.close(fd)
-    return fd if same else None
+    except BaseException:  # it took the last descriptor, say
+        os.close(fd)
+        raise
+    if not same:
+        os.close(fd)
+        return None
+    return fd
 
 
 async def wait_pidfd(fd: int) -> None:

@@ -45,6 +45,19 @@ def test_a_pid_with_another_start_time_is_not_opened() -> None:
     os.close(fd)
 
 
+def test_a_process_that_cannot_be_looked_at_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It took the last one: who tries again must not take one more each time."""
+
+    def fail(pid: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(process, "start_time", fail)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(OSError, match="Too many open files"):
+        process.open_pidfd(os.getpid(), 1)
+    assert os.listdir("/proc/self/fd") == before
+
+
 async def test_a_process_is_found_by_an_exact_argument_waited_for_and_signalled() -> None:
     mark = f"ropewalk-{uuid.uuid4()}"
     gate_read, gate_write = os.pipe()
@@ -117,14 +130,3 @@ async def test_children_while_threads_come_and_go(monkeypatch: pytest.MonkeyPatc
     assert child.pid in process.children(os.getpid())
     child.kill()
     await child.wait()
-
-
-def test_a_pidfd_that_cannot_be_told_to_be_the_right_one_is_not_left_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    def none_left(pid: int) -> int:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-
-    monkeypatch.setattr(process, "start_time", none_left)
-    before = set(os.listdir("/proc/self/fd"))
-    with pytest.raises(OSError, match="Too many open files"):
-        process.open_pidfd(os.getpid(), 1)
-    assert set(os.listdir("/proc/self/fd")) <= before
