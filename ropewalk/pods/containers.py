@@ -18,7 +18,7 @@ from ropewalk.errors import Kind, NotFound, RopewalkError, WrongState
 from ropewalk.images.store import Image, Images
 from ropewalk.linux import selinux
 from ropewalk.linux.offload import Offload
-from ropewalk.pods import identity, inputs, joined, phases, placement
+from ropewalk.pods import ends, identity, inputs, joined, phases, placement
 from ropewalk.pods.checkpoints import Checkpoints
 from ropewalk.pods.queues import Queues
 from ropewalk.pods.records import Container, ContainerPhase, Pod, PodPhase, User
@@ -267,14 +267,7 @@ class Containers:
 
     async def _await_exit(self, id: str) -> None:
         container = self.containers[id]
-        assert container.task is not None
-        handler = self._handler(id)
-        try:
-            exit = await handler.wait(id, container.task, container.cgroup)
-        except Exception as error:  # also what a handler of another package raises
-            log.warning("cannot learn how the container ended", extra={"container": id, "error": str(error)})
-            exit = phases.lost(self._now(), f"nobody saw it end: {error}")
-        self._end(id, exit)
+        self._end(id, await ends.of_container(self._handler(id), container, self._now))
         await self.end_orphans(container)
 
     async def end_orphans(self, container: Container) -> None:
