@@ -18,11 +18,11 @@ from ropewalk.errors import Kind, RopewalkError
 from ropewalk.linux import cgroup, namespaces, process, userns
 from ropewalk.linux.offload import Offload
 from ropewalk.network.network import Network
-from ropewalk.pods import files, identity, phases, placement
+from ropewalk.pods import ends, files, identity, phases, placement
 from ropewalk.pods.containers import Containers
 from ropewalk.pods.queues import Queues
 from ropewalk.pods.records import Pod, PodPhase
-from ropewalk.runtimes import health, refusals, vanished
+from ropewalk.runtimes import health, refusals
 from ropewalk.runtimes.handler import PodPlan, Task
 from ropewalk.runtimes.oci import build, resolve, seccomp, selinux, sysctls, usernamespace, validate
 from ropewalk.runtimes.oci.facts import NodeFacts
@@ -95,13 +95,12 @@ class Sandboxes:
         validate.validate_pod(spec, user_namespaces=handler.capabilities.user_namespaces)
         refusals.check(handler, spec)
         key = identity.pod_key(spec)
+        await self._flights.overtake(key, wanted=spec)
         existing = self._find(key)
         if existing is not None and is_visible(existing):
             return identity.adopt_pod(existing, spec, handler.name)
-        if existing is not None and existing.spec != spec:
-            await self._flights.overtake(key)
         self._health.require(handler.name)
-        return await self._flights.join(key, lambda: self._run(spec, handler.name))
+        return await self._flights.join(key, lambda: self._run(spec, handler.name), wanted=spec)
 
     async def _run(self, spec: PodSpec, handler: str) -> Pod:
         self._cgroups.expect_move()  # of its first container's monitor, which kubelet asks for at once
@@ -248,15 +247,12 @@ class Sandboxes:
     async def delete_task(self, id: str) -> None:
         pod = self.pods[id]
         self._unwatch(id)
-        handler = self._handlers.of(pod.handler)
-        await handler.delete_pod(id, placement.container_cgroup(pod, id))
-        if isinstance(handler, vanished.Handler):  # whose monitors and shims nobody else ends
-            await self._cgroups.kill(placement.monitor_cgroup(pod))
+        await self._handlers.of(pod.handler).delete_pod(id, placement.container_cgroup(pod, id))
         await self._remove_cgroups(pod)
 
     async def _remove_cgroups(self, pod: Pod) -> None:
         """Who is still in them when their removal has waited works for nobody: the runtime of a shim that was killed
-        in the middle, say."""
+        in the middle, say, or the shim of a handler that is configured no more."""
         path = pod.cgroup if pod.own_cgroup else placement.monitor_cgroup(pod)
         try:
             await placement.remove(self._cgroups, path)
@@ -336,7 +332,7 @@ class Sandboxes:
     async def _await_task(self, id: str, task: Task) -> None:
         """A container that is restored from a checkpoint has the pod's own process replaced."""
         while True:
-            await _ended(task)
+            await ends.of_process(id, task)
             if self._containers.checkpoints.is_restoring(id):
                 async with self._queues.turn(id):  # that of the restore is before
                     pass
@@ -384,16 +380,6 @@ class Sandboxes:
         if not len(self.pods):
             for root in placement.roots(self._instance):
                 await placement.remove(self._cgroups, root)
-
-
-async def _ended(task: Task) -> None:
-    """Until that process has ended."""
-    pidfd = process.open_pidfd(task.pid, task.pid_start)
-    if pidfd is not None:
-        try:
-            await process.wait_pidfd(pidfd)
-        finally:
-            os.close(pidfd)
 
 
 def _kinds(pod: Pod) -> dict[str, str]:

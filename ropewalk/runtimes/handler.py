@@ -295,7 +295,9 @@ class Handler(ABC):
         """SIGKILL to everything in the container, orphans in its cgroup too; no error if it is gone."""
 
     @abstractmethod
-    async def wait(self, id: str, task: Task, cgroup: str) -> Exit: ...
+    async def wait(self, id: str, task: Task, cgroup: str) -> Exit:
+        """What it raises is no end: it is asked again for as long as the process is there. Once that is gone, a
+        RopewalkError says that nobody can tell how."""
 
     @abstractmethod
     async def observe(self, id: str, task: Task) -> Observation: ...

@@ -45,6 +45,19 @@ def test_a_pid_with_another_start_time_is_not_opened() -> None:
     os.close(fd)
 
 
+def test_a_process_that_cannot_be_looked_at_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It took the last one: who tries again must not take one more each time."""
+
+    def fail(pid: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(process, "start_time", fail)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(OSError, match="Too many open files"):
+        process.open_pidfd(os.getpid(), 1)
+    assert os.listdir("/proc/self/fd") == before
+
+
 async def test_a_process_is_found_by_an_exact_argument_waited_for_and_signalled() -> None:
     mark = f"ropewalk-{uuid.uuid4()}"
     gate_read, gate_write = os.pipe()
@@ -106,3 +119,14 @@ def test_the_environment_is_that_of_the_exec() -> None:
         finally:
             child.kill()
     assert process.environment(child.pid) == frozenset()
+
+
+async def test_children_while_threads_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that ends between the look at the threads and the look at its children hides nobody else's."""
+    listdir = os.listdir
+    gone = str(2**22 + 1)  # above the highest pid_max
+    monkeypatch.setattr(os, "listdir", lambda path: [gone, *listdir(path)])
+    child = spawn.spawn(["sleep", "600"])
+    assert child.pid in process.children(os.getpid())
+    child.kill()
+    await child.wait()

@@ -12,7 +12,6 @@ from msgspec.structs import replace
 
 from ropewalk.errors import RopewalkError
 from ropewalk.linux import process
-from ropewalk.pods import placement
 from ropewalk.pods.records import ContainerPhase, PodPhase
 from ropewalk.runtimes.handler import Task
 from tests.unit.pods.conftest import Bench, Daemon, container_spec, pod_spec
@@ -45,7 +44,6 @@ async def test_they_are_listed_stopped_and_removed(bench: Bench, sleeper: Task) 
     assert [one.phase for one in daemon.sandboxes.list()] == [PodPhase.READY]
     assert [one.phase for one in daemon.containers.list()] == [ContainerPhase.RUNNING]
     row = daemon.containers.get(id)
-    monitors = placement.monitor_cgroup(daemon.sandboxes.get(pod))
     await daemon.containers.stop(id, 10)
     ended = daemon.containers.get(id)
     assert (ended.phase, ended.exit_code, ended.reason) == (ContainerPhase.EXITED, 255, "Unknown")
@@ -53,7 +51,6 @@ async def test_they_are_listed_stopped_and_removed(bench: Bench, sleeper: Task) 
     assert not process.is_alive(sleeper.pid, sleeper.pid_start)
     assert row.cgroup in daemon.cgroups.killed  # whatever its init left behind
     await daemon.sandboxes.stop(pod)
-    assert monitors in daemon.cgroups.killed
     await daemon.sandboxes.remove(pod)
     assert (daemon.sandboxes.list(), daemon.containers.list()) == ([], [])
     assert (bench.world.attached, bench.world.snapshots) == ({}, {})
