@@ -357,9 +357,14 @@ def is_storm(round: int, held: Mapping[int, int]) -> bool:
 def hold(pids: Iterable[int]) -> dict[int, int]:
     """A pidfd for each of `pids` that is still there, MAX_HELD at most; the caller closes them."""
     held: dict[int, int] = {}
-    for pid in itertools.islice(pids, MAX_HELD):
-        with contextlib.suppress(ProcessLookupError):
-            held[pid] = pidfd.open(pid)
+    try:
+        for pid in itertools.islice(pids, MAX_HELD):
+            with contextlib.suppress(ProcessLookupError):
+                held[pid] = pidfd.open(pid)
+    except OSError:
+        for fd in held.values():
+            os.close(fd)
+        raise
     return held
 
 

@@ -31,7 +31,9 @@ _TYPE_MASK = 0x3FFF
 _SOL_NETLINK = 270
 _CAP_ACK, _EXT_ACK, _STRICT_CHECK = 10, 11, 12  # NETLINK_*, socket options
 _BUFFER = 1 << 16  # the kernel fills at most 32 KiB for one read of a dump
+_BATCH = 64  # requests sent at once: a socket's buffers hold about 270 answers, whatever their size, and 208 KiB
 _DUMP_TRIES = 5
+_KERNEL = 0  # its port
 _WRAP = 1 << 31  # sequence numbers stay below 32 bits
 
 _HEADER = struct.Struct("=LHHLL")  # length, type, flags, sequence, port
@@ -131,8 +133,14 @@ class Socket:
         self.close()
 
     def change(self, requests: Sequence[bytes]) -> list[NetlinkError | None]:
-        """Send all requests at once; each one's outcome, in their order. Requests are independent: the kernel goes on
-        after one that failed."""
+        """Send all requests, as many at once as their answers have room; each one's outcome, in their order. Requests
+        are independent: the kernel goes on after one that failed."""
+        outcome: list[NetlinkError | None] = []
+        for start in range(0, len(requests), _BATCH):
+            outcome += self._change(requests[start : start + _BATCH])
+        return outcome
+
+    def _change(self, requests: Sequence[bytes]) -> list[NetlinkError | None]:
         first = self._send(requests, ACK)
         outcome: list[NetlinkError | None] = [None] * len(requests)
         waiting = len(requests)
@@ -204,7 +212,10 @@ class Socket:
         return first
 
     def _receive(self) -> Iterator[tuple[int, int, int, bytes]]:
-        data, _, flags, _ = self._socket.recvmsg(_BUFFER)
+        """One datagram of the kernel's. Others may send here too: whoever administers the namespace, so a pod."""
+        sender = -1
+        while sender != _KERNEL:
+            data, _, flags, (sender, _) = self._socket.recvmsg(_BUFFER)
         if flags & socket.MSG_TRUNC:
             raise NetlinkError(errno.EMSGSIZE, f"netlink answer of more than {_BUFFER} bytes")
         return split(data)

@@ -49,13 +49,21 @@ def session(pid: int) -> int | None:
 def children(pid: int) -> list[int]:
     """Direct children, of all threads. Without CONFIG_PROC_CHILDREN every process is asked for its parent."""
     found: list[int] = []
+    missing = False
     try:
-        for tid in os.listdir(f"/proc/{pid}/task"):
-            with contextlib.suppress(ProcessLookupError), open(f"/proc/{pid}/task/{tid}/children", "rb") as file:
-                found += map(int, file.read().split())
+        threads = os.listdir(f"/proc/{pid}/task")
     except FileNotFoundError:
-        if not os.path.exists("/proc/self/task/" + str(os.getpid()) + "/children"):
-            return [other for other in pids() if (seen := stat(other)) and seen.parent == pid]
+        return found
+    for tid in threads:
+        try:
+            with open(f"/proc/{pid}/task/{tid}/children", "rb") as file:
+                found += map(int, file.read().split())
+        except ProcessLookupError:
+            pass
+        except FileNotFoundError:  # this thread has ended, or the kernel has no such file
+            missing = True
+    if missing and not os.path.exists("/proc/self/task/" + str(os.getpid()) + "/children"):
+        return [other for other in pids() if (seen := stat(other)) and seen.parent == pid]
     return found
 
 

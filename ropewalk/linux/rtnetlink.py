@@ -50,7 +50,7 @@ Net = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 class Link(Struct, frozen=True):
     """`master`: index of the bridge it belongs to, 0 for none. `peer`: index of a veth's other end (in that end's
-    namespace), or of the link below."""
+    namespace), or of the link below. `kind`: "bridge", "veth", ...; "" for hardware."""
 
     index: int
     name: str
@@ -58,6 +58,7 @@ class Link(Struct, frozen=True):
     mtu: int
     master: int
     peer: int = 0
+    kind: str = ""
 
 
 class Route(Struct, frozen=True):
@@ -143,10 +144,15 @@ def hairpin(index: int) -> bytes:
     )
 
 
-def set_link(index: int, *, up: bool = True, mtu: int = 0) -> bytes:
-    """Up or down; `mtu` 0 leaves it."""
+def link_up(index: int, *, mtu: int = 0) -> bytes:
+    """`mtu` 0 leaves it."""
     changes = netlink.u32(_IFLA_MTU, mtu) if mtu else b""
-    return netlink.message(_NEWLINK, _LINK.pack(0, 0, index, UP if up else 0, UP) + changes)
+    return netlink.message(_NEWLINK, _LINK.pack(0, 0, index, UP, UP) + changes)
+
+
+def link_down(name: str) -> bytes:
+    """ENODEV if there is none."""
+    return netlink.message(_SETLINK, _LINK.pack(0, 0, 0, 0, UP) + netlink.text(_IFLA_IFNAME, name))
 
 
 def delete_link(name: str) -> bytes:
@@ -206,19 +212,24 @@ def parse_link(body: bytes) -> Link:
         mtu=_number(found.get(_IFLA_MTU, b"")),
         master=_number(found.get(_IFLA_MASTER, b"")),
         peer=_number(found.get(_IFLA_LINK, b"")),
+        kind=_string(netlink.attributes(found.get(_IFLA_LINKINFO, b"")).get(_INFO_KIND, b"")),
     )
 
 
 def addresses(sock: netlink.Socket) -> list[tuple[int, Interface]]:
-    """Every address of the socket's namespace, with its link's index."""
-    found = []
-    for _, body in sock.dump(netlink.message(_GETADDR, _ADDRESS.pack(0, 0, 0, 0, 0))):
-        _, length, _, _, index = _ADDRESS.unpack_from(body)
-        parts = netlink.attributes(body, _ADDRESS.size)
-        packed = parts.get(_IFA_LOCAL) or parts.get(_IFA_ADDRESS)
-        if packed:
-            found.append((index, ipaddress.ip_interface((packed, length))))
-    return found
+    """Every IP address of the socket's namespace, with its link's index."""
+    bodies = sock.dump(netlink.message(_GETADDR, _ADDRESS.pack(0, 0, 0, 0, 0)))
+    return [address for _, body in bodies if (address := parse_address(body)) is not None]
+
+
+def parse_address(body: bytes) -> tuple[int, Interface] | None:
+    """None for one of another family: MCTP's and Phonet's are of one byte."""
+    family, length, _, _, index = _ADDRESS.unpack_from(body)
+    parts = netlink.attributes(body, _ADDRESS.size)
+    packed = parts.get(_IFA_LOCAL) or parts.get(_IFA_ADDRESS)
+    if not packed or family not in (socket.AF_INET, socket.AF_INET6):
+        return None
+    return index, ipaddress.ip_interface((packed, length))
 
 
 def routes(sock: netlink.Socket) -> list[Route]:

@@ -337,9 +337,8 @@ async def run(
     It leads a process group, not a session: where sched_autogroup is on (and the daemon is in the root cgroup) a new
     session costs a short program 5 ms on a busy node."""
     with contextlib.ExitStack() as stack:
-        stdout, stderr = Output(limit), Output(limit)
-        stack.callback(stdout.close)
-        stack.callback(stderr.close)
+        stack.callback((stdout := Output(limit)).close)
+        stack.callback((stderr := Output(limit)).close)
         with _memory_file(input) as stdin:
             process = spawn(argv, env=env, stdin=stdin, stdout=stdout.fd, stderr=stderr.fd, cwd=cwd, session=False)
         stack.callback(process.kill, group=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import errno
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -13,7 +14,7 @@ T = TypeVar("T")
 
 class Thread(Generic[T]):
     """Runs `fn` in a new thread, which first unshares the CLONE_* in `unshare`. It may be left to itself: what it
-    raises is then lost, and it does not hold up the exit.
+    raises is then lost, and it does not hold up the exit. OSError EAGAIN if the node has no thread left to give.
 
     Of `_thread`, because threading.Thread.start waits until the other runs, which costs two switches more."""
 
@@ -25,7 +26,10 @@ class Thread(Generic[T]):
         self._error: BaseException | None = None
         self._ended = _thread.allocate_lock()
         self._ended.acquire()
-        _thread.start_new_thread(self._run, ())
+        try:
+            _thread.start_new_thread(self._run, ())
+        except RuntimeError as error:  # the one thing that pthread_create(3) says here
+            raise OSError(errno.EAGAIN, str(error)) from error
 
     def _run(self) -> None:
         try:

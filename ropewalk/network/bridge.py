@@ -9,10 +9,10 @@ import ipaddress
 import logging
 import os
 import socket
-import threading
 from collections.abc import Iterable, Sequence
 
-from ropewalk.linux import netlink, rtnetlink
+from ropewalk.errors import Invalid
+from ropewalk.linux import netlink, rtnetlink, thread
 from ropewalk.network import ipam
 
 log = logging.getLogger(__name__)
@@ -49,18 +49,33 @@ def subnets_of(sock: netlink.Socket, index: int) -> dict[int, ipam.Net]:
 
 
 def find(name: str) -> int:
-    """A link's index, 0 if there is none of that name."""
+    """A link's index, 0 if there is none of that name, or no descriptor left to ask with."""
     try:
         return socket.if_nametoindex(name)
     except OSError:
         return 0
 
 
+def exists(sock: netlink.Socket, name: str) -> bool:
+    """Whether there is a link of that name; surely, since the next use of its address hangs on the answer."""
+    try:
+        rtnetlink.link(sock, name)
+    except netlink.NetlinkError as error:
+        if error.errno != errno.ENODEV:
+            raise
+        return False
+    return True
+
+
 def ensure(sock: netlink.Socket, name: str, *, mtu: int, gateways: Sequence[rtnetlink.Interface]) -> int:
-    """The bridge, up, with at least these addresses; its index. One that is there already stays."""
+    """The bridge, up, with at least these addresses; its index. One that is there already stays. Invalid for a link of
+    another kind, of which nothing is changed."""
     mac = ipam.hardware_address(gateways[0].ip)
     rtnetlink.change(sock, [rtnetlink.new_bridge(name, mac=mac, mtu=mtu)], ignore=errno.EEXIST)
-    index = socket.if_nametoindex(name)
+    found = rtnetlink.link(sock, name)
+    if found.kind != "bridge":
+        raise Invalid(f"network.bridge = {name!r} is a link of this node that is no bridge", hint="give another name")
+    index = found.index
     # In here alone 127.0.0.0/8 may leave by a link; firewall.py's guard keeps it from coming in (CVE-2020-8558).
     write_sysctl(f"ipv4/conf/{name}/route_localnet", "1")
     if os.path.isdir(f"{_SYSCTL}/ipv6"):
@@ -68,7 +83,7 @@ def ensure(sock: netlink.Socket, name: str, *, mtu: int, gateways: Sequence[rtne
         # With duplicate detection the link-local address, which asks for pods' hardware addresses, would be unusable
         # for a second after the first pod's arrival.
         write_sysctl(f"ipv6/conf/{name}/accept_dad", "0")
-    sock.apply([rtnetlink.set_link(index, mtu=mtu)])
+    sock.apply([rtnetlink.link_up(index, mtu=mtu)])
     add_gateways(sock, index, gateways)
     return index
 
@@ -119,7 +134,7 @@ def configure(inside: netlink.Socket, interface: str, addresses: Iterable[str], 
     index = rtnetlink.link(inside, interface).index  # not always 2: some modules put links into each new namespace
     inside.apply(
         [
-            rtnetlink.set_link(index),
+            rtnetlink.link_up(index),
             *(rtnetlink.new_address(index, ipaddress.ip_interface(address)) for address in addresses),
             *(rtnetlink.new_default_route(index, ipaddress.ip_address(gateway)) for gateway in gateways),
         ]
@@ -128,11 +143,8 @@ def configure(inside: netlink.Socket, interface: str, addresses: Iterable[str], 
 
 def cut(sock: netlink.Socket, port: str) -> bool:
     """Take a port down, so that its pod hears and says nothing more; False if it is gone."""
-    index = find(port)
-    if not index:
-        return False
     try:
-        sock.apply([rtnetlink.set_link(index, up=False)])
+        sock.apply([rtnetlink.link_down(port)])
     except netlink.NetlinkError as error:
         if error.errno != errno.ENODEV:
             raise
@@ -142,7 +154,7 @@ def cut(sock: netlink.Socket, port: str) -> bool:
 
 async def delete(names: Sequence[str]) -> None:
     """Delete links; absent ones are fine. 20 ms each in the kernel and longer where something holds one, hence a
-    thread of its own (daemonic: one that is stuck does not hold up the exit)."""
+    thread of its own (one that is stuck does not hold up the exit)."""
 
     if not names:
         return
@@ -158,12 +170,12 @@ async def delete(names: Sequence[str]) -> None:
         try:
             with netlink.Socket() as sock:
                 rtnetlink.change(sock, [rtnetlink.delete_link(name) for name in names], ignore=errno.ENODEV)
-        except OSError as error:
+        except Exception as error:
             failed = error
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
             loop.call_soon_threadsafe(settle, failed)
 
-    threading.Thread(target=body, name="delete-links", daemon=True).start()
+    thread.Thread(body)
     if (failed := await done) is not None:
         raise failed
 

@@ -40,7 +40,9 @@ _STUCK_AFTER_CLOSE = 0.3
 class Config(Struct, frozen=True):
     """The keys of [network] that are the bridge's."""
 
-    bridge: Annotated[str, Meta(description="name of the bridge; empty: ropewalk0, or ropewalk-<tag>")] = ""
+    bridge: Annotated[
+        str, Meta(max_length=15, description="name of the bridge; empty: ropewalk0, or ropewalk-<tag>")
+    ] = ""
     subnet: Annotated[str, Meta(description="IPv4 subnet of the pods; empty: a free one, or kubelet's pod CIDR")] = ""
     subnet6: Annotated[
         str, Meta(description='IPv6 subnet of the pods; empty: a unique local one; "none": pods have no IPv6')
@@ -136,6 +138,8 @@ class Bridged(mode.Mode):
         except (OSError, RopewalkError) as error:
             self._problem = str(error)
             log.error("cannot set up the pod network", extra={"bridge": self._bridge, "error": str(error)})
+            return
+        self._look_at_others()
 
     async def _set_up(self) -> None:
         sock = self._sock()
@@ -149,7 +153,6 @@ class Bridged(mode.Mode):
         bridge.allow_forwarding(sock, ipv6=ipv6)
         self._index = bridge.ensure(sock, self._bridge, mtu=self._mtu, gateways=self._gateways())
         await self._write_table()
-        self._look_at_others()
 
     def _choose_subnets(self, sock: netlink.Socket, *, ipv6: bool) -> list[ipam.Net]:
         """From the settings, the pod CIDR, what the bridge has already, or a free one; IPv4 first."""
@@ -392,8 +395,13 @@ class Bridged(mode.Mode):
                 log.warning("cannot look after the packet filter", extra={"error": str(error)})
 
     def _look_at_others(self) -> None:
-        with netlink.Socket(netlink.NETFILTER) as sock:
-            blocked = firewall.forward_blocks(sock, nft.base_chains(sock), self._bridge)
+        """What others do to our packets. A look that fails (EAGAIN: a table changed meanwhile) tells nothing."""
+        try:
+            with netlink.Socket(netlink.NETFILTER) as sock:
+                blocked = firewall.forward_blocks(sock, nft.base_chains(sock), self._bridge)
+        except OSError as error:
+            log.warning("cannot look at other people's packet filters", extra={"error": str(error)})
+            return
         for what in blocked:
             if what not in self._blocked:
                 log.warning("pods may be cut off from outside: %s", what)
@@ -411,14 +419,14 @@ class Bridged(mode.Mode):
     async def _reap_once(self, *, stuck_after: float = _STUCK_AFTER) -> None:
         now = time.monotonic()
         stuck = []
-        for pod_id, leaving in list(self._leaving.items()):
-            name = leaving.attachment.host_interface
-            if not bridge.find(name):
-                self._release(pod_id)
-            elif now - leaving.since > stuck_after:
-                stuck.append(name)
-                leaving.since = now
         try:
+            for pod_id, leaving in list(self._leaving.items()):
+                name = leaving.attachment.host_interface
+                if not bridge.exists(self._sock(), name):
+                    self._release(pod_id)
+                elif now - leaving.since > stuck_after:
+                    stuck.append(name)
+                    leaving.since = now
             await bridge.delete(stuck)
         except OSError as error:
             log.warning("cannot delete links", extra={"links": stuck, "error": str(error)})

@@ -189,6 +189,6 @@ def build_input(
         document["runtimeConfig"] = wanted
     if previous:
         document["prevResult"] = msgspec.Raw(previous)
-    if valid is not None:
-        document["cni.dev/valid-attachments"] = list(valid)
+    if valid is not None:  # the second is the name in 1.1.0 as it was released; libcni, too, gives both
+        document["cni.dev/valid-attachments"] = document["cni.dev/attachments"] = list(valid)
     return msgspec.json.encode(document)

@@ -141,7 +141,7 @@ class Namespaces:
         else:
             namespaces.make(["net"], {"net": path}, sysctls=_OPEN | values, last=connect)
         try:
-            self._sockets[path].apply([rtnetlink.set_link(_LOOPBACK)])
+            self._sockets[path].apply([rtnetlink.link_up(_LOOPBACK)])
         except BaseException:
             self.remove(path)
             raise

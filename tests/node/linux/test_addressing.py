@@ -28,7 +28,7 @@ def furnish() -> None:
     with netlink.Socket() as sock:
         sock.apply([rtnetlink.new_bridge("dummy", mac=b"\2R\1\2\3\4", mtu=1500)])
         index = rtnetlink.link(sock, "dummy").index
-        sock.apply([rtnetlink.set_link(index)])
+        sock.apply([rtnetlink.link_up(index)])
         sock.apply([rtnetlink.new_address(index, ipaddress.ip_interface(one)) for one in ADDRESSES])
         sock.apply([rtnetlink.new_default_route(index, ipaddress.ip_address(one)) for one in GATEWAYS])
 
@@ -36,10 +36,10 @@ def furnish() -> None:
 def strip() -> None:
     """What a Sentry does: the link loses its addresses, so the kernel takes the routes."""
     with netlink.Socket() as sock:
-        rtnetlink.change(sock, [rtnetlink.set_link(rtnetlink.link(sock, "dummy").index, up=False)], ignore=0)
+        rtnetlink.change(sock, [rtnetlink.link_down("dummy")], ignore=0)
         for index, address in rtnetlink.addresses(sock):
             sock.apply([delete_address(index, address)])
-        sock.apply([rtnetlink.set_link(rtnetlink.link(sock, "dummy").index)])
+        sock.apply([rtnetlink.link_up(rtnetlink.link(sock, "dummy").index)])
 
 
 def delete_address(index: int, address: rtnetlink.Interface) -> bytes:

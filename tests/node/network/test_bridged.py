@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import ipaddress
 import os
+import resource
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from ropewalk.errors import Invalid, Kind, RopewalkError
 from ropewalk.linux import namespaces, rtnetlink
-from ropewalk.network import ipam
+from ropewalk.network import firewall, ipam
 from ropewalk.spec import pod
 from tests.node.network.lab import BRIDGE, INSTANCE, UPLINK_MTU, Lab, ip, nft, run
 
@@ -289,3 +292,49 @@ async def test_links_have_the_mtu_that_the_setting_says(lab: Lab) -> None:
         (link,) = ip("link", "show", "dev", name, netns=netns)
         assert link["mtu"] == 1400
     assert rtnetlink.link(net._sock(), BRIDGE).mtu == 1400
+
+
+async def test_without_a_free_descriptor_no_link_counts_as_gone(lab: Lab, until: Until) -> None:
+    """Its address would be another pod's while it is still there, and nobody would delete it."""
+    net = await lab.start()
+    gone = await lab.pod(net, "p")
+    held = namespaces.inside({"net": gone.netns}, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        with held, contextlib.ExitStack() as free:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (512, limits[1]))
+            with contextlib.suppress(OSError):
+                while True:
+                    free.callback(os.close, os.open("/dev/null", os.O_RDONLY))
+            await net.detach("p", gone)
+            await net._reap_once()
+            assert "p" in net._leaving
+            free.close()
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            (link,) = ip("link", "show", "dev", gone.host_interface)
+            assert "UP" not in link["flags"]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    await until(lambda: "p" not in net._leaving)
+    assert gone.host_interface not in links()
+
+
+async def test_a_link_that_is_no_bridge_is_left_alone(lab: Lab) -> None:
+    net = lab.make(bridge="uplink", subnet="10.99.0.0/24", mtu=1300)
+    before = ip("address", "show", "dev", "uplink")
+    await net.start()
+    assert "network.bridge = 'uplink' is a link of this node that is no bridge" in net.condition()[2]
+    assert ip("address", "show", "dev", "uplink") == before
+
+
+async def test_a_look_at_others_rules_that_fails_keeps_no_pod_waiting(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """EAGAIN is what legacy iptables says when its table changed between the question for its size and the other."""
+
+    def changed(*_: Any) -> NoReturn:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(firewall, "forward_blocks", changed)
+    await lab.start()
+    assert "cannot look at other people's packet filters" in caplog.text

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from ropewalk import errors
-from ropewalk.linux import cgroup
+from ropewalk.linux import cgroup, pidfd
 from ropewalk.linux.cgroup_v1 import CgroupsV1
 from ropewalk.linux.cgroup_v2 import CgroupsV2
 
@@ -102,3 +104,20 @@ def test_a_storm_is_many_rounds_or_many_processes() -> None:
     assert not cgroup.is_storm(0, {1: 1})
     assert cgroup.is_storm(cgroup.STORM_ROUNDS, {1: 1})
     assert cgroup.is_storm(0, dict.fromkeys(range(cgroup.MAX_HELD), 0))
+
+
+def test_no_pidfd_stays_when_there_are_not_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[int] = []
+
+    def open_two(pid: int) -> int:
+        if len(opened) == 2:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        opened.append(os.open("/dev/null", os.O_RDONLY))
+        return opened[-1]
+
+    monkeypatch.setattr(pidfd, "open", open_two)
+    with pytest.raises(OSError, match="Too many open files"):
+        cgroup.hold(range(1, 9))
+    for fd in opened:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)

@@ -87,3 +87,12 @@ def test_pyroute2_reads_our_veth() -> None:
     assert peer.get_attr("IFLA_IFNAME") == "eth0"
     assert peer.get_attr("IFLA_NET_NS_FD") == 9
     assert peer.get_attr("IFLA_ADDRESS") == "02:52:0a:00:00:05"
+
+
+@pytest.mark.parametrize("number", [300, 5000])
+def test_any_number_of_requests(number: int) -> None:
+    """More than a socket's buffers hold answers to (ENOBUFS), more than they hold at all (EMSGSIZE)."""
+    with netlink.Socket() as sock:
+        outcome = sock.change([rtnetlink.delete_link(f"none{n}") for n in range(number)])
+    assert len(outcome) == number
+    assert {error and error.errno for error in outcome} <= {errno.ENODEV, errno.EPERM}

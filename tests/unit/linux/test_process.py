@@ -119,3 +119,14 @@ def test_the_environment_is_that_of_the_exec() -> None:
         finally:
             child.kill()
     assert process.environment(child.pid) == frozenset()
+
+
+async def test_children_while_threads_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that ends between the look at the threads and the look at its children hides nobody else's."""
+    listdir = os.listdir
+    gone = str(2**22 + 1)  # above the highest pid_max
+    monkeypatch.setattr(os, "listdir", lambda path: [gone, *listdir(path)])
+    child = spawn.spawn(["sleep", "600"])
+    assert child.pid in process.children(os.getpid())
+    child.kill()
+    await child.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import struct
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
-from ropewalk.linux import rtnetlink
+from ropewalk.linux import netlink, rtnetlink
 
 
 def read(kind: Any, data: bytes) -> Any:
@@ -28,10 +29,10 @@ def test_a_bridge() -> None:
 
 
 def test_up_and_down() -> None:
-    up = read(ifinfmsg, rtnetlink.set_link(5, mtu=1400))
+    up = read(ifinfmsg, rtnetlink.link_up(5, mtu=1400))
     assert (up["index"], up["flags"], up["change"], up.get_attr("IFLA_MTU")) == (5, 1, 1, 1400)
-    down = read(ifinfmsg, rtnetlink.set_link(5, up=False))
-    assert (down["flags"], down["change"], down.get_attr("IFLA_MTU")) == (0, 1, None)
+    down = read(ifinfmsg, rtnetlink.link_down("rw0000aa"))
+    assert (down["index"], down["flags"], down["change"], down.get_attr("IFLA_IFNAME")) == (0, 0, 1, "rw0000aa")
 
 
 def test_a_link_is_deleted_by_name() -> None:
@@ -68,6 +69,19 @@ def test_a_link_is_read() -> None:
     message.update({"index": 4, "flags": 1, "attrs": [["IFLA_IFNAME", "eth0"], ["IFLA_MTU", 1450], ["IFLA_MASTER", 9]]})
     link = rtnetlink.parse_link(encoded(message))
     assert link == rtnetlink.Link(index=4, name="eth0", flags=1, mtu=1450, master=9)
+    message["attrs"].append(["IFLA_LINKINFO", {"attrs": [["IFLA_INFO_KIND", "bridge"]]}])
+    assert rtnetlink.parse_link(encoded(message)).kind == "bridge"
+
+
+def test_an_address_is_read() -> None:
+    message = ifaddrmsg()
+    message.update({"family": 2, "prefixlen": 16, "index": 3, "attrs": [["IFA_LOCAL", "10.88.0.5"]]})
+    assert rtnetlink.parse_address(encoded(message)) == (3, ipaddress.ip_interface("10.88.0.5/16"))
+
+
+def test_an_address_that_is_not_of_ip_is_none() -> None:
+    mctp = struct.pack("=BBBBi", 45, 0, 0, 0, 3) + netlink.u8(2, 9)  # AF_MCTP, IFA_LOCAL
+    assert rtnetlink.parse_address(mctp) is None
 
 
 @pytest.mark.parametrize(

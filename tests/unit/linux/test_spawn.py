@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import resource
 import signal
@@ -182,3 +183,22 @@ async def test_a_large_parent_is_not_copied() -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     ballast[::4096] = b"y" * (len(ballast) // 4096)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < len(ballast) // 4096 // 4
+
+
+async def test_nothing_of_a_run_stays_open_that_had_no_descriptor_for_its_second_stream(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await spawn.run(["true"], timeout=5)
+    pipes = iter([os.pipe()])
+
+    def pipe() -> tuple[int, int]:
+        made = next(pipes, None)
+        if made is None:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return made
+
+    monkeypatch.setattr(os, "pipe", pipe)
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError, match="Too many open files"):
+        await spawn.run(["true"], timeout=5)
+    assert len(before - set(os.listdir("/proc/self/fd"))) >= 2  # both ends of the first stream's

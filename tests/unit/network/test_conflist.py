@@ -126,8 +126,9 @@ def test_without_anything_to_say_the_keys_are_absent() -> None:
 def test_garbage_collection_is_told_what_is_valid() -> None:
     network = conflist.parse(text())
     valid = [{"containerID": "x", "ifname": "eth0"}]
-    assert json.loads(conflist.build_input(network, BRIDGE, valid=valid))["cni.dev/valid-attachments"] == valid
-    assert json.loads(conflist.build_input(network, BRIDGE, valid=[]))["cni.dev/valid-attachments"] == []
+    for key in ("cni.dev/valid-attachments", "cni.dev/attachments"):  # of later texts, of 1.1.0 as it was released
+        assert json.loads(conflist.build_input(network, BRIDGE, valid=valid))[key] == valid
+        assert json.loads(conflist.build_input(network, BRIDGE, valid=[]))[key] == []
 
 
 def test_plugins_beside_a_list(tmp_path: Path) -> None:
