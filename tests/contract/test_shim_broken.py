@@ -417,6 +417,9 @@ async def test_who_looks_at_a_bundle_that_is_not_whole_is_left_alone(bench: Benc
     script = ("-c", "read -r line; exit 0", "sh", own.directory)
     with subprocess.Popen(["sh", *script], stdin=subprocess.PIPE) as reader:
         with subprocess.Popen(["/usr/bin/crun", *script], executable="/bin/sh", stdin=subprocess.PIPE) as worker:
+            async with asyncio.timeout(10):
+                while process.program_name(worker.pid) != b"crun":  # there is an instant after exec without arguments
+                    await asyncio.sleep(0.001)
             await handler.delete(plan.id, plan.cgroup)
             assert worker.wait(10) == -9
         assert not os.path.exists(own.directory)
