@@ -19,14 +19,16 @@ class Flights(Generic[T]):
         self._abandon = abandon
         self._flights: dict[str, asyncio.Task[T]] = {}
         self._callers: dict[str, int] = {}
+        self._wanted: dict[str, object] = {}
 
-    async def join(self, key: str, start: Callable[[], Awaitable[T]]) -> T:
-        """The result of the attempt under way for `key`, or of a new one."""
+    async def join(self, key: str, start: Callable[[], Awaitable[T]], *, wanted: object = None) -> T:
+        """The result of the attempt under way for `key`, or of a new one, which then is for what is `wanted`."""
         flight = self._flights.get(key)
         if flight is None or flight.done():
             flight = asyncio.ensure_future(self._fly(start))
             self._flights[key] = flight
             self._callers[key] = 0
+            self._wanted[key] = wanted
             flight.add_done_callback(lambda done: self._landed(key, done))
         self._callers[key] += 1
         try:
@@ -41,7 +43,7 @@ class Flights(Generic[T]):
                 self._callers[key] -= 1
                 if self._abandon and self._callers[key] == 0 and not flight.done():
                     flight.cancel()
-                    del self._flights[key], self._callers[key]  # the next caller starts anew, not into the wreck
+                    self._forget(key)  # the next caller starts anew, not into the wreck
 
     @staticmethod
     async def _fly(start: Callable[[], Awaitable[T]]) -> T:
@@ -49,16 +51,19 @@ class Flights(Generic[T]):
 
     def _landed(self, key: str, flight: asyncio.Task[T]) -> None:
         if self._flights.get(key) is flight:
-            del self._flights[key], self._callers[key]
+            self._forget(key)
         if not flight.cancelled():
             flight.exception()  # read once, even if every caller has left
+
+    def _forget(self, key: str) -> None:
+        del self._flights[key], self._callers[key], self._wanted[key]
 
     def under_way(self, key: str) -> bool:
         return key in self._flights
 
-    async def overtake(self, key: str) -> None:
-        """Cancel the attempt under way, if any, and wait until it has undone itself."""
-        flight = self._flights.get(key)
-        if flight is not None:
+    async def overtake(self, key: str, *, wanted: object) -> None:
+        """Cancel what is under way for anything but what is `wanted`, and wait until it has undone itself: then nothing
+        is, or what somebody else began meanwhile for the same."""
+        while (flight := self._flights.get(key)) is not None and not flight.done() and self._wanted[key] != wanted:
             flight.cancel()
             await asyncio.wait([flight])

@@ -83,6 +83,7 @@ class Containers:
         self._now = now
         self._flights: Flights[Container] = Flights(abandon=False)
         self._changes: Flights[None] = Flights(abandon=False)  # a client that leaves does not leave a change half-way
+        self._saves: Flights[None] = Flights(abandon=True)
         self._built: dict[str, build.Built] = {}  # what CREATE acts on, while it is under way
         self._watches: dict[str, asyncio.Task[None]] = {}
         self._asked_to_stop: set[str] = set()
@@ -111,12 +112,11 @@ class Containers:
         await self._health.known([handler.name], health.FIRST)  # for a pod of an earlier daemon
         refusals.check(handler, pod.spec, spec)
         key = identity.container_key(pod.id, spec)
+        await self._flights.overtake(key, wanted=spec)
         existing = self._find(pod.id, key)
         if existing is not None and is_visible(existing):
             return identity.adopt(existing, spec, existing.spec, usable=True, noun="container")
-        if existing is not None and existing.spec != spec:
-            await self._flights.overtake(key)
-        return await self._flights.join(key, lambda: self._create(pod.id, spec, key))
+        return await self._flights.join(key, lambda: self._create(pod.id, spec, key), wanted=spec)
 
     async def _create(self, pod_id: str, spec: ContainerSpec, key: str) -> Container:
         async with self._queues.making(pod_id):
@@ -240,6 +240,7 @@ class Containers:
             container = self.containers[container.id]
             if container.phase is not ContainerPhase.CREATED or container.task is None:
                 raise WrongState(f"container {container.id!r} is {container.phase.value}, only a created one starts")
+            self._ready(self._pods[container.pod_id])
             handler = self._handlers[container.handler]  # one that has vanished starts nothing, and fails nothing
             began = self._now()  # it may have ended before the runtime says that it started
             try:
@@ -427,10 +428,16 @@ class Containers:
         await handler.reopen_log(container.id, container.task)
 
     async def checkpoint(self, id: str, location: str, timeout: float) -> None:
-        """Write a new archive at `location` of a running container, which runs on. Stop and Remove overtake it."""
+        """Write a new archive at `location` of a running container, which runs on. Stop and Remove overtake it, and a
+        client that leaves ends it."""
         await self.checkpoints.check(self.get(id))
-        async with self._queues.making(self.get(id).pod_id):
-            container, handler = await self._running(id)
+        container = self.get(id)
+        key = f"checkpoint of container {container.id} to {location}"
+        await self._saves.join(key, lambda: self._save(container, location, timeout))
+
+    async def _save(self, container: Container, location: str, timeout: float) -> None:
+        async with self._queues.making(container.pod_id):
+            container, handler = await self._running(container.id)
             await self.checkpoints.save(container, handler, location, timeout)
 
     async def update(self, id: str, resources: LinuxContainerResources) -> None:

@@ -95,13 +95,12 @@ class Sandboxes:
         validate.validate_pod(spec, user_namespaces=handler.capabilities.user_namespaces)
         refusals.check(handler, spec)
         key = identity.pod_key(spec)
+        await self._flights.overtake(key, wanted=spec)
         existing = self._find(key)
         if existing is not None and is_visible(existing):
             return identity.adopt_pod(existing, spec, handler.name)
-        if existing is not None and existing.spec != spec:
-            await self._flights.overtake(key)
         self._health.require(handler.name)
-        return await self._flights.join(key, lambda: self._run(spec, handler.name))
+        return await self._flights.join(key, lambda: self._run(spec, handler.name), wanted=spec)
 
     async def _run(self, spec: PodSpec, handler: str) -> Pod:
         self._cgroups.expect_move()  # of its first container's monitor, which kubelet asks for at once

@@ -87,7 +87,8 @@ class Stats:
     async def pods(self, ids: Iterable[str]) -> list[PodStats]:
         members: dict[str, list[str]] = {}
         for container in self._containers:
-            members.setdefault(container.pod_id, []).append(container.id)
+            if container.phase is not ContainerPhase.MAKING:
+                members.setdefault(container.pod_id, []).append(container.id)
         found = [p for id in ids if (p := self._pods.get(id)) is not None]
         asked = [id for pod in found for id in members.get(pod.id, [])]
         counted: dict[str, list[ContainerStats]] = {}

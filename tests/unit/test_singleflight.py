@@ -87,8 +87,21 @@ async def test_overtaken_callers_are_told_so() -> None:
     work = Work()
     caller = asyncio.ensure_future(flights.join("k", work))
     await settle()
-    await flights.overtake("k")
+    await flights.overtake("k", wanted="another thing")
     with pytest.raises(RopewalkError) as caught:
         await caller
     assert caught.value.kind is Kind.CANCELLED
     assert work.cancelled == 1
+
+
+async def test_what_is_under_way_for_the_same_is_not_overtaken() -> None:
+    flights: Flights[int] = Flights(abandon=False)
+    work = Work()
+    caller = asyncio.ensure_future(flights.join("k", work, wanted="a thing"))
+    await settle()
+    await flights.overtake("k", wanted="a thing")
+    work.done.set()
+    assert (await caller, work.cancelled) == (1, 0)
+    await flights.overtake("k", wanted="another thing")
+    kept = {name: value for name, value in vars(flights).items() if value}
+    assert kept == {}

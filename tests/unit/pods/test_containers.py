@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ropewalk.errors import Kind, RopewalkError
+from ropewalk.linux import namespaces
 from ropewalk.pods import phases
 from ropewalk.pods.records import ContainerPhase
 from ropewalk.runtimes.handler import Task
@@ -195,3 +196,49 @@ async def test_a_pod_whose_row_cannot_be_written_gives_its_address_back(
         await bench.daemon.sandboxes.run(pod_spec())
     network: Any = bench.daemon.sandboxes._network
     assert network.planned == set()
+
+
+async def test_a_retry_with_another_config_gets_that_even_before_there_is_a_row(bench: Bench) -> None:
+    """The first attempt still waits for its turn in the pod."""
+    pod = await bench.daemon.sandboxes.run(pod_spec())
+    bench.world.hook = gate = Gate("create")
+    other = asyncio.ensure_future(bench.daemon.containers.create(pod.id, container_spec("other")))
+    await gate.reached.wait()
+    first = asyncio.ensure_future(bench.daemon.containers.create(pod.id, container_spec()))
+    await settle()
+    again = asyncio.ensure_future(bench.daemon.containers.create(pod.id, container_spec(labels={"a": "b"})))
+    await settle()
+    gate.opened.set()
+    assert (await again).spec.labels == {"a": "b"}
+    with pytest.raises(RopewalkError, match="overtaken"):
+        await first
+    await other
+    assert len(bench.daemon.containers.list()) == 2
+
+
+async def test_of_three_configs_at_once_each_gets_its_own_or_an_error(bench: Bench) -> None:
+    """The second and the third wait for the same undo of the first."""
+    pod = await bench.daemon.sandboxes.run(pod_spec())
+    bench.world.hook = gate = Gate("create")
+    creates = [asyncio.ensure_future(bench.daemon.containers.create(pod.id, container_spec()))]
+    await gate.reached.wait()
+    for label in ("b", "c"):
+        create = bench.daemon.containers.create(pod.id, container_spec(labels={"a": label}))
+        creates.append(asyncio.ensure_future(create))
+    gate.opened.set()
+    results = await asyncio.gather(*creates, return_exceptions=True)
+    told = {index: made for index, made in enumerate(results) if not isinstance(made, BaseException)}
+    assert len(told) == 1
+    [(index, made)] = told.items()
+    assert made.spec.labels == [{}, {"a": "b"}, {"a": "c"}][index]
+    assert [one.id for one in bench.daemon.containers.list()] == [made.id]
+
+
+async def test_no_container_starts_in_a_pod_that_is_not_ready(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its namespaces are gone, the container that waits for its start is not."""
+    _, id = await created(bench)
+    monkeypatch.setattr(namespaces, "is_pinned", lambda _: False)
+    daemon = await bench.restart()
+    with pytest.raises(RopewalkError, match="not ready") as caught:
+        await daemon.containers.start(id)
+    assert caught.value.kind is Kind.STATE

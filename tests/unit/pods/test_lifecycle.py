@@ -12,7 +12,7 @@ from ropewalk.pods.records import ContainerPhase, PodPhase
 from ropewalk.runtimes.handler import Task
 from ropewalk.spec.pod import NamespaceMode
 from tests.fakes.world import FakeHandler
-from tests.unit.pods.conftest import Bench, container_spec, pod_spec, settle, with_pid
+from tests.unit.pods.conftest import Bench, Gate, container_spec, pod_spec, settle, with_pid
 
 
 async def running(bench: Bench, name: str = "c") -> tuple[str, str]:
@@ -96,6 +96,30 @@ async def test_a_retry_with_another_config_replaces_what_was_never_reported(benc
         await first
     assert caught.value.kind is Kind.CANCELLED
     assert list(bench.world.attached) == [pod.id]
+
+
+async def test_a_retry_with_another_config_gets_that_while_an_older_attempt_is_undone(bench: Bench) -> None:
+    """What an earlier attempt left had the same config as the retry, what is being run has not."""
+    fails = True
+
+    async def hook(where: str) -> None:
+        if fails and where in ("attach", "detach"):
+            raise RopewalkError(where)
+
+    bench.world.hook = hook
+    with pytest.raises(RopewalkError):
+        await bench.daemon.sandboxes.run(pod_spec())
+    fails = False
+    bench.world.hook = gate = Gate("detach")
+    first = asyncio.ensure_future(bench.daemon.sandboxes.run(pod_spec(labels={"a": "b"})))
+    await gate.reached.wait()
+    again = asyncio.ensure_future(bench.daemon.sandboxes.run(pod_spec()))
+    await settle()
+    gate.opened.set()
+    assert (await again).spec.labels == {}
+    with pytest.raises(RopewalkError, match="overtaken"):
+        await first
+    assert len(bench.daemon.sandboxes.list()) == 1
 
 
 @pytest.mark.parametrize("where", ["attach", "pod"])

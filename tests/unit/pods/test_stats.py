@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from ropewalk.errors import RopewalkError
 from ropewalk.linux.cgroup import CgroupStats
@@ -177,3 +178,10 @@ async def test_pods_that_go_leave_no_rate(node: Node) -> None:
     node.containers.remove("c")
     node.pods.remove("p")
     assert kept(node) == set()
+
+
+async def test_a_container_that_is_being_made_is_not_told(node: Node) -> None:
+    node.add("c")
+    node.containers.add(structs.replace(node.containers["c"], id="m", phase=ContainerPhase.MAKING, task=None))
+    [pod] = await node.stats.pods(["p"])
+    assert [each.container.id for each in pod.containers] == ["c"]
