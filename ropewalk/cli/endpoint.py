@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ropewalk.cli import exits, output
-from ropewalk.errors import Kind, RopewalkError
+from ropewalk.errors import Invalid, Kind, RopewalkError
 
 if TYPE_CHECKING:
     from ropewalk.client import cri
@@ -43,6 +43,8 @@ def call(address: str, work: Callable[[cri.Client], Awaitable[T]]) -> T:
         return asyncio.run(session())
     except KeyboardInterrupt:
         sys.exit(exits.EXITS[Kind.CANCELLED])  # quietly: it is how `logs -f` and `stats` are left
+    except UnicodeEncodeError as error:
+        raise Invalid(f"{error.object!r} is not UTF-8, which the CRI asks for") from None
     except RopewalkError as error:
         if error.kind is Kind.UNSUPPORTED and "unknown service" in error.message:
             raise RopewalkError(error.message, hint="this endpoint does not serve the CRI", kind=error.kind) from None

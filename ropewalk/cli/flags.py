@@ -9,6 +9,8 @@ from ropewalk.errors import Invalid, Unsupported
 from ropewalk.spec import container, pod
 
 PERIOD = 100_000  # µs, the kernel's own default of a CPU quota's period
+MOST_CPUS = 1 << 20  # more than any node has; their quota fits the CRI's field
+MOST_ID = (1 << 31) - 1  # of users and groups, as the CRI's implementations have it
 
 
 def parse_port(text: str) -> pod.PortMapping:
@@ -93,6 +95,8 @@ def parse_user(text: str) -> tuple[int | None, str, int | None]:
         raise Invalid(f"{text!r} is no user", hint="write NAME or UID, and :GID if wanted")
     if colon and not group.isdecimal():
         raise Unsupported(f"group {group!r} in user {text!r}: the CRI takes a number", hint="write the group's GID")
+    if any(number.isdecimal() and int(number) > MOST_ID for number in (user, group)):
+        raise Invalid(f"{text!r} is no user", hint=f"ids are 0 to {MOST_ID}")
     gid = int(group) if colon else None
     return (int(user), "", gid) if user.isdecimal() else (None, user, gid)
 
@@ -104,6 +108,6 @@ def parse_capabilities(texts: Iterable[str]) -> list[str]:
 
 def cpu_quota(cpus: float) -> int:
     """µs of CPU per PERIOD; 0 (no limit) for 0."""
-    if cpus < 0 or (cpus and cpus < 0.01):
+    if cpus and not 0.01 <= cpus <= MOST_CPUS:  # what is no number is not, either
         raise Invalid(f"--cpus is {cpus:g}", hint="0.01 is the least the kernel can do; 0 is no limit")
     return round(cpus * PERIOD)

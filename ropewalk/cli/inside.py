@@ -1,6 +1,6 @@
 """Exit codes of `run` and `exec`: what ran inside decides; from 125 on they speak of us, as docker's do.
 
-125  Ropewalk, the endpoint or the request failed
+125  Ropewalk, the endpoint or the request failed, or the usage is wrong
 126  the command is there and cannot be executed
 127  there is no such command
 """
@@ -8,9 +8,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
 import sys
 from collections.abc import Iterator
+from typing import Any
+
+import click
 
 from ropewalk.cli import output
 from ropewalk.errors import RopewalkError
@@ -37,9 +41,30 @@ def exits() -> Iterator[None]:
     """An error inside is a line on stderr and one of the codes above."""
     try:
         yield
+    except click.UsageError as error:
+        error.show()
+        sys.exit(FAILED)  # click's own code is 2, which the command may return as well
     except RopewalkError as error:
         output.complain(error)
         sys.exit(error.code if isinstance(error, NotExecuted) else FAILED)
+    except OSError as error:
+        if error.errno == errno.EPIPE or not output.unwritable(error):
+            raise
+        sys.exit(FAILED)
+
+
+class Command(click.Command):
+    """One that returns another one's exit code: whatever fails on our side, the usage too, has one of those above."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        with exits():
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with exits():
+            return super().invoke(ctx)
 
 
 @contextlib.contextmanager

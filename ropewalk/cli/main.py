@@ -12,7 +12,7 @@ import sys
 import click
 
 from ropewalk.cli import exits, output
-from ropewalk.errors import RopewalkError
+from ropewalk.errors import Kind, RopewalkError
 from ropewalk.version import VERSION
 
 COMMANDS = os.path.join(os.path.dirname(__file__), "commands")
@@ -68,3 +68,7 @@ def main() -> None:
     except RopewalkError as error:
         output.complain(error)
         sys.exit(exits.EXITS[error.kind])
+    except OSError as error:
+        if not output.unwritable(error):
+            raise
+        sys.exit(exits.EXITS[Kind.INTERNAL])

@@ -31,7 +31,7 @@ def find_container(name: str, containers: Sequence[Container], pods: Sequence[Po
     pod_names = {pod.id: pod.metadata.name for pod in pods}
     owner, slash, inner = name.partition("/")
     if slash:
-        inside = {pod.id for pod in pods if pod.metadata.name == owner or pod.id.startswith(owner)}
+        inside = {pod.id for pod in pods if pod.metadata.name == owner or (owner and pod.id.startswith(owner))}
         found = [c for c in containers if c.pod_sandbox_id in inside and c.metadata.name == inner]
         return _one("container", name, _newest(found), pod_names)
     found = [c for c in containers if c.metadata.name == name]

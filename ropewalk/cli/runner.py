@@ -92,29 +92,41 @@ async def _undo(client: cri.Client, id: str, plan: Plan, *, left: bool) -> None:
 
 async def attend(client: cri.Client, ran: Ran, printer: entries.Printer, *, remove: bool) -> Ran:
     """Print its output until it ends; a signal stops it, a second one kills it. Its pod is stopped afterwards, so
-    that it holds no address and no port, and removed if `remove`."""
+    that it holds no address and no port, and removed if `remove`. OSError if its output cannot be printed: then it is
+    stopped too, for it would fill its log unseen."""
     with stopped_by_signals(client, ran.id):
-        status = await entries.follow(client, await client.container_status(ran.id), printer)
+        try:
+            status = await entries.follow(client, await client.container_status(ran.id), printer)
+        except OSError:
+            await lifecycle.stop_container(client, ran.id, GRACE)
+            await _end_pod(client, ran, remove=remove)
+            raise
     if status is None:
         raise RopewalkError(f"container {ran.name} was removed while it ran", kind=Kind.NOT_FOUND)
+    await _end_pod(client, ran, remove=remove)
+    return structs.replace(ran, exit_code=status.exit_code, reason=status.reason)
+
+
+async def _end_pod(client: cri.Client, ran: Ran, *, remove: bool) -> None:
     if remove:
         for pod in await client.pods(id=ran.pod_id):
             await lifecycle.remove_pod(client, pod, force=True)
     else:
         await client.stop_pod(ran.pod_id)
-    return structs.replace(ran, exit_code=status.exit_code, reason=status.reason)
 
 
 @contextlib.contextmanager
 def stopped_by_signals(client: cri.Client, id: str) -> Iterator[None]:
-    """SIGINT and SIGTERM become StopContainer; the command goes on until the container has ended."""
+    """SIGINT, SIGTERM and the SIGHUP of a terminal that is closed (not under nohup) become StopContainer; the command
+    goes on until the container has ended."""
     loop = asyncio.get_running_loop()
     stops: list[asyncio.Task[None]] = []
 
     def stop() -> None:
         stops.append(loop.create_task(lifecycle.stop_container(client, id, 0 if stops else GRACE)))
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    hangs_up = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+    numbers = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hangs_up else []))
     for number in numbers:
         loop.add_signal_handler(number, stop)
     try:

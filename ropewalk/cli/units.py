@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 from ropewalk.errors import Invalid
@@ -71,10 +72,11 @@ def parse_size(text: str) -> int:
     number = text.lower().removesuffix("ib").rstrip("bkmgt")
     unit = text.lower().removesuffix("ib")[len(number) :]
     unit = unit if unit == "b" else unit.removesuffix("b")
-    try:
-        return int(float(number) * _SIZES[unit])
-    except (ValueError, KeyError, OverflowError):
-        raise Invalid(f"{text!r} is no size", hint="write bytes, or a number with k, m, g or t") from None
+    with contextlib.suppress(ValueError, KeyError, OverflowError):
+        size = int(float(number) * _SIZES[unit])
+        if 0 <= size < 1 << 63:  # what the CRI's fields hold
+            return size
+    raise Invalid(f"{text!r} is no size", hint="write bytes, or a number with k, m, g or t")
 
 
 def parse_span(text: str) -> float:

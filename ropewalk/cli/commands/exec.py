@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from ropewalk.client import cri, values
 
 
-@click.command(help=__doc__, context_settings={"allow_interspersed_args": False}, epilog=inside.HELP)
+@click.command(
+    cls=inside.Command, help=__doc__, context_settings={"allow_interspersed_args": False}, epilog=inside.HELP
+)
 @click.argument("container")
 @click.argument("arguments", nargs=-1, required=True, metavar="COMMAND...")
 @click.option(
@@ -33,10 +35,9 @@ def command(
     as_json: bool,
     address: str,
 ) -> None:
-    with inside.exits():
-        if interactive or tty:
-            raise Unsupported("exec with -i or -t is not built yet", hint="without them it runs the command to its end")
-        result = endpoint.call(address, lambda client: run(client, container, list(arguments), timeout))
+    if interactive or tty:
+        raise Unsupported("exec with -i or -t is not built yet", hint="without them it runs the command to its end")
+    result = endpoint.call(address, lambda client: run(client, container, list(arguments), timeout))
     if as_json:
         output.emit(output.document(result))
     else:

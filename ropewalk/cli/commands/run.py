@@ -24,7 +24,7 @@ stopped and kept (`ropewalk logs`, `ropewalk rm`) unless --rm is given. On a Kub
 that the API server does not know.
 """
 OPTIONS = (
-    click.option("--name", default="", help="Of pod and container; the image's and four digits."),
+    click.option("--name", default="", help="Of pod and container; the image's and four hexadecimal digits."),
     click.option("-p", "--publish", multiple=True, metavar="[IP:]HOST:PORT[/PROTO]", help="A port of the node to it."),
     click.option("-e", "--env", multiple=True, metavar="KEY[=VALUE]", help="A variable; without VALUE, the one here."),
     click.option("-v", "--volume", multiple=True, metavar="SRC:DST[:ro]", help="A path of the node in the container."),
@@ -53,7 +53,7 @@ def options(function: F) -> F:
     return function
 
 
-@click.command(help=HELP, context_settings={"allow_interspersed_args": False}, epilog=inside.HELP)
+@click.command(cls=inside.Command, help=HELP, context_settings={"allow_interspersed_args": False}, epilog=inside.HELP)
 @click.argument("image")
 @click.argument("arguments", nargs=-1, metavar="[COMMAND...]")
 @click.option("-d", "--detach", is_flag=True, help="Print the container's id and leave it running.")
@@ -78,16 +78,15 @@ def command(
 ) -> None:
     if detach and remove:
         raise click.UsageError("--rm needs the foreground; afterwards `ropewalk rm -f` removes it")
-    with inside.exits():
-        if interactive:
-            text = "run with -i is not built yet: there is no attach"
-            raise Unsupported(text, hint="use -d and `ropewalk exec`, or give the command as arguments")
-        from ropewalk.cli import plan
+    if interactive:
+        text = "run with -i is not built yet: there is no attach"
+        raise Unsupported(text, hint="use -d and `ropewalk exec`, or give the command as arguments")
+    from ropewalk.cli import plan
 
-        given["host_network"] |= network == "host"
-        lists = {name: list(value) for name, value in given.items() if isinstance(value, tuple)}
-        planned = plan.build(plan.Flags(**{**given, **lists}))
-        ran = endpoint.call(address, lambda client: work(client, planned, policy, detach, remove, as_json))
+    given["host_network"] |= network == "host"
+    lists = {name: list(value) for name, value in given.items() if isinstance(value, tuple)}
+    planned = plan.build(plan.Flags(**{**given, **lists}))
+    ran = endpoint.call(address, lambda client: work(client, planned, policy, detach, remove, as_json))
     if as_json:
         import msgspec
 

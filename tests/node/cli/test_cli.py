@@ -204,14 +204,29 @@ def test_the_web_pod(ropewalk: Command) -> None:
     assert page() == ""  # the port is free
 
 
-def test_ctrl_c_stops_the_container(ropewalk: Command) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_ctrl_c_or_a_closed_terminal_stops_the_container(ropewalk: Command, number: signal.Signals) -> None:
     script = "trap 'echo bye; exit 9' TERM; echo begun; while :; do sleep 0.05; done"
     process = ropewalk.popen("run", "--name", "loop", "busybox", "sh", "-c", script)
     assert process.stdout is not None
     assert process.stdout.readline() == "begun\n"
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=30)
     assert (out, err, process.returncode) == ("bye\n", "", 9)
+
+
+def test_a_container_whose_output_nobody_takes_is_stopped(ropewalk: Command) -> None:
+    """`ropewalk run --rm busybox yes | head -1` would fill the disk with its log."""
+    script = "trap 'exit 0' TERM; while echo y; do sleep 0.05; done"
+    process = ropewalk.popen("run", "--rm", "--name", "piped", "busybox", "sh", "-c", script)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "y\n"
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait(30) == 1
+    assert ropewalk.json("pods") == []
 
 
 def test_a_second_ctrl_c_kills_it(ropewalk: Command) -> None:

@@ -82,12 +82,16 @@ def test_wrong_usages() -> None:
         ["rm"],
         ["stop"],
         ["rmi"],
-        ["run", "-d", "--rm", "x"],
         ["logs", "--tail", "x", "y"],
-        ["exec", "x"],
         ["checkpoint"],
     ):
         assert CliRunner().invoke(main.ropewalk, arguments).exit_code == 2, arguments
+
+
+def test_a_wrong_usage_is_no_code_that_the_command_may_return() -> None:
+    for arguments in (["run", "-d", "--rm", "x"], ["run", "--bogus", "x"], ["run"], ["exec", "x"]):
+        result = CliRunner().invoke(main.ropewalk, arguments)
+        assert (result.exit_code, result.output.startswith("Usage: ropewalk ")) == (125, True), arguments
 
 
 def test_streams_that_are_not_built_are_refused_clearly() -> None:

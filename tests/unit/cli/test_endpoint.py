@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from ropewalk.cli import endpoint, main
 from ropewalk.client import cri
-from ropewalk.errors import Kind, NotFound, RopewalkError, WrongState
+from ropewalk.errors import Invalid, Kind, NotFound, RopewalkError, WrongState
 
 
 def test_no_socket(tmp_path: Path) -> None:
@@ -75,6 +75,14 @@ def test_an_interrupt_is_quiet(tmp_path: Path) -> None:
         with pytest.raises(SystemExit) as caught:
             endpoint.call(str(tmp_path / "s"), interrupted)
     assert caught.value.code == 130
+
+
+def test_what_is_no_utf_8_is_named(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "s"))
+        listening.listen()
+        with pytest.raises(Invalid, match=r"'a\\udcff' is not UTF-8"):
+            endpoint.call(str(tmp_path / "s"), lambda client: client.image("a\udcff"))
 
 
 async def test_one_that_fails_does_not_stop_the_others(capsys: pytest.CaptureFixture[str]) -> None:

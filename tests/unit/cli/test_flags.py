@@ -76,7 +76,7 @@ def test_users() -> None:
     assert flags.parse_user("tester:50") == (None, "tester", 50)
     with pytest.raises(Unsupported, match="takes a number"):
         flags.parse_user("tester:staff")
-    for text in ("", ":1", "a:"):
+    for text in ("", ":1", "a:", "99999999999999999999", "1:2147483648"):
         with pytest.raises(Invalid):
             flags.parse_user(text)
 
@@ -87,6 +87,6 @@ def test_capabilities() -> None:
 
 def test_cpus() -> None:
     assert (flags.cpu_quota(0), flags.cpu_quota(1.5)) == (0, 150_000)
-    for cpus in (-1, 0.001):
+    for cpus in (-1, 0.001, float("nan"), float("inf"), 1e18):
         with pytest.raises(Invalid):
             flags.cpu_quota(cpus)

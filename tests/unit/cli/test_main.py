@@ -51,6 +51,15 @@ def test_an_error_is_one_line_and_a_code(monkeypatch: pytest.MonkeyPatch, capsys
     assert capsys.readouterr().err == "ropewalk: no container 'x\\x1b[2J'; look at `ropewalk ps -a`\n"
 
 
+@pytest.mark.parametrize("verb", ["--help", "config default", "run --help"])
+def test_output_that_cannot_be_written_is_one_line(verb: str) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "ropewalk", *verb.split()]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.stderr == "ropewalk: the output cannot be written: No space left on device\n"
+    assert done.returncode == (125 if verb.startswith("run") else 1)
+
+
 def test_help_loads_neither_asyncio_nor_grpc() -> None:
     script = (
         "import sys\nfrom ropewalk.cli import main\n"

@@ -63,7 +63,7 @@ def test_a_name_in_two_pods_lists_them() -> None:
         names.find_container("shop-a", CONTAINERS, PODS)
 
 
-@pytest.mark.parametrize("name", ["", "nosuch", "web/nosuch", "c9"])
+@pytest.mark.parametrize("name", ["", "nosuch", "web/nosuch", "/side", "c9"])
 def test_no_such_container(name: str) -> None:
     with pytest.raises(NotFound, match="no container"):
         names.find_container(name, CONTAINERS, PODS)

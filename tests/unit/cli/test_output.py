@@ -35,6 +35,19 @@ def test_a_terminal_gets_a_table_and_no_markup(monkeypatch: pytest.MonkeyPatch) 
     assert text.count("y") == 100  # folded, not cut
 
 
+def test_ids_are_whole_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    id, long = "0123456789ab", "word " * 30
+    for columns, lines in (("20", 2), ("60", 5)):
+        terminal = Terminal()
+        monkeypatch.setattr("sys.stdout", terminal)
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setenv("COLUMNS", columns)
+        output.table(["POD ID", "NAME", "EVIDENCE"], [[id, "a name", long]])
+        text = terminal.getvalue()
+        assert f"{id}  a name  word word" in text
+        assert (text.count("word"), len(text.splitlines()) >= lines) == (30, True)
+
+
 def test_control_characters_do_not_reach_the_terminal() -> None:
     assert output.printable("a\x1b[31m\nb\u202e") == "a\\x1b[31m\\nb\\u202e"
 

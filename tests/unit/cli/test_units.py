@@ -66,7 +66,7 @@ def test_sizes_are_read(text: str, size: int) -> None:
     assert units.parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "m", "1x", "1mm", "-", "1e999", "nan"])
+@pytest.mark.parametrize("text", ["", "m", "1x", "1mm", "-", "1e999", "nan", "-5m", "99999999999g"])
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(Invalid, match="is no size"):
         units.parse_size(text)
