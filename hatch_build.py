@@ -15,6 +15,7 @@ import shlex
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ HARDENED = (
     "-fPIE",
     "-static-pie",
     "-fstack-protector-strong",
+    "-U_FORTIFY_SOURCE",  # which some compilers define by themselves
     "-D_FORTIFY_SOURCE=2",
     "-Wl,-z,relro,-z,now",
     "-s",
@@ -51,7 +53,7 @@ def compile_monitor(root: Path) -> None:
     program, stamp = root / MONITOR, root / "build/monitor.stamp"
     compiler, more = shlex.split(os.environ.get("CC", "cc")), shlex.split(os.environ.get("CFLAGS", ""))
     version = runpy.run_path(str(root / "ropewalk/version.py"))["VERSION"]
-    command = [*compiler, *WARNINGS, *HARDENED, f'-DVERSION="{version}"', *more]
+    command = [*compiler, *WARNINGS, *hardened(more), f'-DVERSION="{version}"', *more]
     made_of = hashlib.sha256((root / SOURCE).read_bytes() + "\0".join(command).encode()).hexdigest()
     if program.exists() and stamp.exists() and stamp.read_text() == made_of:
         return
@@ -63,6 +65,13 @@ def compile_monitor(root: Path) -> None:
     fresh.rename(program)
     stamp.parent.mkdir(exist_ok=True)
     stamp.write_text(made_of)
+
+
+def hardened(more: Iterable[str]) -> list[str]:
+    """HARDENED without what `more` decides itself, as distributions' builds do: a macro that is defined twice is a
+    warning, and so an error."""
+    fortified = any("_FORTIFY_SOURCE" in option for option in more)
+    return [option for option in HARDENED if not (fortified and "_FORTIFY_SOURCE" in option)]
 
 
 def document(root: Path) -> None:

@@ -98,7 +98,8 @@ class Config(Struct, frozen=True):
 
     @property
     def socket(self) -> str:
-        return self.address.removeprefix("unix://") or os.path.join(self.state, "ropewalk.sock")
+        path = self.address.removeprefix("unix://").removeprefix("unix:")
+        return path or os.path.join(self.state, "ropewalk.sock")
 
 
 def shaped(documents: Sequence[settings.Document]) -> type[Config]:
@@ -163,7 +164,8 @@ def _without_type(document: settings.Document, shape: type[Config]) -> list[str]
 
 def _files(file: str) -> list[str]:
     main = file or FILE
-    fragments = sorted(glob.glob(os.path.join(os.path.dirname(os.path.abspath(main)), "conf.d", "*.toml")))
+    beside = glob.escape(os.path.dirname(os.path.abspath(main)))
+    fragments = sorted(glob.glob(os.path.join(beside, "conf.d", "*.toml")))
     return [main, *fragments] if file or os.path.exists(main) else fragments
 
 
@@ -198,6 +200,10 @@ def _checked(config: Config) -> Config:
             f"{STATE_LIMIT} bytes are the most: unix sockets below it have longer paths, of which the kernel takes 107"
         )
         raise Invalid(f"state = {config.state!r} is too long", hint=hint)
+    if "://" in config.socket:
+        raise Invalid(
+            f"address = {config.address!r} is no unix socket", hint=f"for example unix://{STATE}/ropewalk.sock"
+        )
     known = config.runtimes.__struct_encode_fields__
     for key, name in (("default_runtime", config.default_runtime), ("untrusted_runtime", config.untrusted_runtime)):
         if name not in known and (name or key == "default_runtime"):

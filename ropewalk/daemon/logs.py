@@ -59,7 +59,12 @@ class Json(logging.Formatter):
         event |= _extra(record)
         if record.exc_info:
             event["trace"] = self.formatException(record.exc_info)
-        return self._encode(event).decode()
+        try:
+            return self._encode(event).decode()
+        except (UnicodeEncodeError, OverflowError):  # a file's name that is no UTF-8, a number of more than 64 bits
+            import json
+
+            return json.dumps(event, default=str)
 
 
 class Text(logging.Formatter):

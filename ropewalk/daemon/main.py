@@ -7,7 +7,6 @@ moment, nothing is undone; whatever they were doing is adopted or undone by the 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import gc
 import logging
@@ -18,7 +17,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from ropewalk.daemon import config, logs, reload, systemd, wiring
-from ropewalk.errors import RopewalkError
 from ropewalk.linux import orphans
 from ropewalk.version import VERSION
 from ropewalk.wire import grpc
@@ -81,11 +79,19 @@ async def serve(
     systemd.notify("STOPPING=1")
     log.info("ending; pods go on running")
     await server.stop(GRACE)
-    with contextlib.suppress(RopewalkError):
-        await daemon.end_pods()
-    with contextlib.suppress(TimeoutError, RopewalkError):
-        async with asyncio.timeout(CLOSE):
-            await daemon.close()
+    await finish(daemon)
+
+
+async def finish(daemon: wiring.Daemon) -> None:
+    """Let go of everything. What fails is said, and keeps nothing after it from being done."""
+    for work, limit in ((daemon.end_pods, None), (daemon.close, CLOSE)):
+        try:
+            async with asyncio.timeout(limit):
+                await work()
+        except TimeoutError:
+            continue
+        except Exception as error:
+            log.warning("ending is not whole", extra={"work": work.__name__, "error": str(error)})
 
 
 def make_place(path: str) -> None:

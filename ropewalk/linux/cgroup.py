@@ -170,8 +170,7 @@ class Cgroups(ABC):
             finally:
                 for fd in held.values():
                     os.close(fd)
-            if time.monotonic() >= deadline:
-                stay = ", ".join(map(str, self.processes(path)))
+            if time.monotonic() >= deadline and (stay := ", ".join(map(str, self.processes(path)))):
                 raise errors.RopewalkError(
                     f"processes {stay} in cgroup {path} outlived SIGKILL for {seconds:g} s",
                     hint="they wait in the kernel (state D in ps): look for a dead file system or device",

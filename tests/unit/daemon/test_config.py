@@ -68,6 +68,8 @@ def test_the_clients_address_is_not_the_daemons() -> None:
         ("root =", r"cannot read .*config.toml: Invalid value \(at end of document\)"),
         ('state = "relative"', r"^state = 'relative' is not an absolute path"),
         ('default_runtime = "nope"', r"^default_runtime = 'nope': this node has .*crun"),
+        ('address = "tcp://127.0.0.1:1"', r"^address = 'tcp://127\.0\.0\.1:1' is no unix socket"),
+        ('[network]\nbridge = "ropewalk-of-sixteen"', r"config.toml: network.bridge = 'ropewalk-of-sixteen'"),
     ],
 )
 def test_wrong_values_are_errors(tmp_path: Path, text: str, said: str) -> None:
@@ -106,3 +108,14 @@ def test_the_printed_defaults_are_the_defaults() -> None:
 def test_a_state_directory_too_deep_for_sockets_is_refused() -> None:
     with pytest.raises(Invalid, match="too long"):
         config.load("", {"state": "/" + "x" * 90}, environ={})
+
+
+@pytest.mark.parametrize("address", ["/run/r.sock", "unix:///run/r.sock", "unix:/run/r.sock"])
+def test_an_address_in_the_forms_that_clients_take(address: str) -> None:
+    assert config.load("", {"address": address}, environ={}).config.socket == "/run/r.sock"
+
+
+def test_fragments_are_found_beside_a_file_whatever_its_directory_is_called(tmp_path: Path) -> None:
+    file = written(tmp_path / "[a]*?/config.toml", "")
+    written(tmp_path / "[a]*?/conf.d/a.toml", 'root = "/a"\n')
+    assert config.load(file, environ={}).config.root == "/a"

@@ -73,3 +73,10 @@ def test_what_is_no_terminal_gets_json() -> None:
     stream = said("auto")
     logging.getLogger("x").info("hello")
     assert json.loads(stream.getvalue())["msg"] == "hello"
+
+
+def test_no_event_is_lost_for_what_is_in_it() -> None:
+    stream = said("json")
+    logging.getLogger("x").warning("skipped", extra={"file": "/etc/\udcff.conf", "size": 1 << 70})
+    event = json.loads(stream.getvalue())
+    assert (event["msg"], event["file"], event["size"]) == ("skipped", "/etc/\udcff.conf", 1 << 70)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,20 @@ def test_no_pidfd_stays_when_there_are_not_enough(monkeypatch: pytest.MonkeyPatc
     for fd in opened:
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(fd)
+
+
+class Ending(CgroupsV2):
+    """One whose process is there at the first look only."""
+
+    looks = 0
+
+    def processes(self, path: str) -> list[int]:
+        self.looks += 1
+        return [os.getpid()] if self.looks == 1 else []
+
+    def _end(self, path: str, round: int, held: Mapping[int, int]) -> None:
+        return
+
+
+async def test_who_ends_at_the_last_moment_did_not_outlive_it(tmp_path: Path) -> None:
+    await Ending(str(tmp_path)).kill("/pod", seconds=0.0)
