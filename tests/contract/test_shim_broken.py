@@ -15,6 +15,7 @@ import pytest
 
 from ropewalk.errors import Kind, RopewalkError
 from ropewalk.linux import process
+from ropewalk.runtimes.drivers import bundle
 from ropewalk.runtimes.drivers.shim import exits, record, removal, task
 from ropewalk.runtimes.handler import Level
 from ropewalk.runtimes.handlers import shim
@@ -97,6 +98,36 @@ async def test_a_shim_that_names_no_process_of_its_own(bench: Bench, pid: int) -
     handler = bench.make(Behaviour(tells={"Connect": pid}), sandbox="none")
     with pytest.raises(RopewalkError, match=f"says that it is process {pid}") as caught:
         await bench.pod(handler)
+    assert caught.value.kind is Kind.UNAVAILABLE
+    await handler.sweep(set())
+    assert bench.place.found() == []
+
+
+async def test_one_that_knows_no_task_yet_and_says_nothing_of_itself(bench: Bench) -> None:
+    """runwasi answers Connect with NOT_FOUND but for a task that it has; a pod's shim has none at first."""
+    handler = bench.make(Behaviour(faults={"Connect": "refuse 5 not found"}), sandbox="none")
+    pod, made = await bench.pod(handler)
+    (shim,) = handler.binary.starters(pod)
+    assert (made.monitor_pid, made.monitor_start) == (shim, process.start_time(shim))
+    first = await bench.box(handler, pod, "sleep", "100")
+    await handler.close()
+    later = bench.again(sandbox="none")
+    assert (await later.observe(first.id, first.task)).alive
+    second = await bench.box(later, pod, "sh", "-c", "exit 7")
+    assert (await second.wait()).code == 7
+    waiting = asyncio.ensure_future(later.wait(first.id, first.task, first.plan.cgroup))
+    await later.signal(first.id, first.task, signal.SIGKILL)
+    assert (await waiting).code == 137
+    await later.delete_pod(pod, "")
+    assert not process.is_alive(made.monitor_pid, made.monitor_start)
+
+
+async def test_one_of_which_nothing_tells_which_process_it_is(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = bench.make(Behaviour(faults={"Connect": "refuse 5 not found"}), sandbox="none")
+    with monkeypatch.context() as patched:
+        patched.setattr(handler.binary, "starters", lambda id: [])
+        with pytest.raises(RopewalkError, match="does not say which process it is") as caught:
+            await bench.pod(handler)
     assert caught.value.kind is Kind.UNAVAILABLE
     await handler.sweep(set())
     assert bench.place.found() == []
@@ -375,6 +406,25 @@ async def test_commands_of_a_killed_daemon_are_ended(bench: Bench) -> None:
     assert (await later.observe(box.id, box.task)).alive
     assert handler.bundle(box.id).execs() == []
     assert (await running).code == 137
+
+
+async def test_who_looks_at_a_bundle_that_is_not_whole_is_left_alone(bench: Bench) -> None:
+    """An editor, a backup, `tail`: only what has a runtime's name works for it."""
+    handler = bench.make(boundary="namespaces", engine="crun", name="containerd-shim-runc-v2")
+    plan = bench.place.plan("true")
+    own = handler.bundle(plan.id)
+    own.make(bundle.Record(runtime=handler.name))
+    script = ("-c", "read -r line; exit 0", "sh", own.directory)
+    with subprocess.Popen(["sh", *script], stdin=subprocess.PIPE) as reader:
+        with subprocess.Popen(["/usr/bin/crun", *script], executable="/bin/sh", stdin=subprocess.PIPE) as worker:
+            async with asyncio.timeout(10):
+                while process.program_name(worker.pid) != b"crun":  # there is an instant after exec without arguments
+                    await asyncio.sleep(0.001)
+            await handler.delete(plan.id, plan.cgroup)
+            assert worker.wait(10) == -9
+        assert not os.path.exists(own.directory)
+        reader.communicate(b"\n", timeout=10)
+        assert reader.returncode == 0
 
 
 async def test_an_old_socket_of_the_same_name_is_no_shim(bench: Bench) -> None:

@@ -188,13 +188,15 @@ def init_spec(
     }
 
 
-def _init_user(pod: PodSpec, maps: usernamespace.Maps | None) -> dict[str, int]:
-    """Whom the pod asks for; else nobody, or the last user that its namespace has."""
+def _init_user(pod: PodSpec, maps: usernamespace.Maps | None) -> dict[str, Any]:
+    """Whom the pod asks for; else nobody, or the last user that its namespace has. Invalid if it has not."""
     context = pod.linux.security_context
     nobody = INIT_USER if maps is None else min(INIT_USER, maps.uids.length - 1, maps.gids.length - 1)
     uid = nobody if context.run_as_user is None else context.run_as_user
     gid = (nobody if uid == nobody else 0) if context.run_as_group is None else context.run_as_group
-    return {"uid": uid, "gid": gid}
+    groups = sorted({*context.supplemental_groups})
+    usernamespace.check_user(ResolvedUser(uid=uid, gid=gid, supplemental_groups=groups), maps)
+    return {"uid": uid, "gid": gid, **({"additionalGids": groups} if groups else {})}
 
 
 def exec_process(spec: Mapping[str, Any], cmd: Sequence[str], *, tty: bool = False) -> dict[str, Any]:

@@ -16,7 +16,9 @@ from ropewalk.state.database import Database
 from ropewalk.storage import content, leases
 from ropewalk.storage.snapshotter import SnapshotKind
 from ropewalk.storage.snapshotters import overlay
+from tests.fakes import oci
 from tests.fakes import registry as fakes
+from tests.fakes.oci import File
 
 
 class Store:
@@ -81,6 +83,33 @@ class Store:
                 str(where), layers=wanted.layers, upper=wanted.upper, work=wanted.work, options=wanted.options
             )
         return where
+
+
+class Gate:
+    """Holds a blob back after its first bytes, until it is opened."""
+
+    def __init__(self, fake: fakes.Registry, digest: str) -> None:
+        self.reached = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._fake, self._digest = fake, digest
+        fake.script = self._serve
+
+    def _serve(self, request: fakes.Request, answer: fakes.Answer) -> bool:
+        if not request.path.endswith(self._digest):
+            return False
+        blob = self._fake.blobs[self._digest]
+        answer.send(200, blob[: len(blob) // 2], {"Content-Length": str(len(blob))})
+        answer._handler.wfile.flush()
+        self._loop.call_soon_threadsafe(self.reached.set)
+        self._fake.stopped.wait(30)
+        return answer.cut()
+
+    def open(self) -> None:
+        self._fake.script = lambda request, answer: False
+
+
+def image_of(name: str, size: int = 3_000_000, below: list[oci.Layer] | None = None) -> oci.Image:
+    return oci.Image([*(below or []), oci.layer([File(name, os.urandom(size))], "")])
 
 
 Reopen = Callable[..., Awaitable[Store]]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import stat
 import tarfile
 from pathlib import Path
@@ -17,7 +16,7 @@ from ropewalk.linux import mount
 from tests.fakes import oci
 from tests.fakes import registry as fakes
 from tests.fakes.oci import File, directory, symlink
-from tests.node.images.conftest import Reopen, Store
+from tests.node.images.conftest import Gate, Reopen, Store, image_of
 
 CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")  # cap_net_bind_service=ep
 BASE = oci.layer(
@@ -51,10 +50,6 @@ NEXT = oci.layer(
 )
 TOP = oci.layer([File("etc/passwd", b"top:x:1:1::/:\n"), File("top", b"t")], "")
 IMAGE = oci.Image([BASE, NEXT, TOP], {"User": "web"})
-
-
-def image_of(name: str, size: int = 3_000_000, below: list[oci.Layer] | None = None) -> oci.Image:
-    return oci.Image([*(below or []), oci.layer([File(name, os.urandom(size))], "")])
 
 
 async def test_an_image_is_on_disk_as_its_layers_say(images: Store, fake: fakes.Registry, mountpoint: Path) -> None:
@@ -242,20 +237,6 @@ async def test_an_image_that_lies_about_a_layer_takes_nothing_from_another(image
     assert images.content.exists(BASE.digest)
 
 
-async def test_an_image_that_lost_a_layer_is_forgotten(reopen: Reopen, fake: fakes.Registry) -> None:
-    """The kubelet pulls no image that is there, and no container can be made of this one."""
-    images = await reopen()
-    fake.add("1", IMAGE)
-    fake.add("2", image_of("f", 1000))
-    for tag in ("1", "2"):
-        await images.puller.pull(f"{fake.host}/test/image:{tag}")
-    shutil.rmtree(images.snapshotter.directory(BASE.diff_id))
-    os.rmdir(os.path.dirname(images.snapshotter.directory(BASE.diff_id)))
-    again = await reopen()
-    assert [image.tags for image in again.images.list()] == [[f"{fake.host}/test/image:2"]]
-    assert await again.puller.pull(f"{fake.host}/test/image:1") == IMAGE.id
-
-
 async def test_removal_frees_what_nothing_else_needs(images: Store, fake: fakes.Registry) -> None:
     shared = oci.layer([File("shared", os.urandom(100_000))], "")
     for number in range(2):
@@ -389,29 +370,6 @@ async def test_a_bad_layer_fails_the_pull_and_leaves_nothing(
     assert await images.puller.pull(f"{fake.host}/test/image:1") == IMAGE.id
 
 
-class Gate:
-    """Holds a blob back after its first bytes, until it is opened."""
-
-    def __init__(self, fake: fakes.Registry, digest: str) -> None:
-        self.reached = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
-        self._fake, self._digest = fake, digest
-        fake.script = self._serve
-
-    def _serve(self, request: fakes.Request, answer: fakes.Answer) -> bool:
-        if not request.path.endswith(self._digest):
-            return False
-        blob = self._fake.blobs[self._digest]
-        answer.send(200, blob[: len(blob) // 2], {"Content-Length": str(len(blob))})
-        answer._handler.wfile.flush()
-        self._loop.call_soon_threadsafe(self.reached.set)
-        self._fake.stopped.wait(30)
-        return answer.cut()
-
-    def open(self) -> None:
-        self._fake.script = lambda request, answer: False
-
-
 async def test_a_cancelled_pull_leaves_nothing_and_the_next_one_works(images: Store, fake: fakes.Registry) -> None:
     made = image_of("f", below=[BASE])
     fake.add("1", made)
@@ -473,40 +431,6 @@ async def test_a_killed_worker_fails_the_pull_cleanly(images: Store, fake: fakes
     with pytest.raises(RopewalkError) as caught:
         await pulling
     assert caught.value.kind is Kind.UNAVAILABLE
-    await images.undone()
-
-
-async def test_a_killed_daemons_leavings_are_swept(reopen: Reopen, fake: fakes.Registry) -> None:
-    images = await reopen()
-    made = image_of("f", below=[BASE])
-    fake.add("1", made)
-    images.content.ingest(made.layers[1].digest)
-    await images.snapshotter.prepare("layer-left", BASE.diff_id)
-    images.leases.hold("pull left", digests=[made.layers[1].digest])
-    again = await reopen()
-    assert os.listdir(again.root / "content/ingest") == []
-    assert again.snapshotter.list() == []
-    assert await again.puller.pull(f"{fake.host}/test/image:1") == made.id
-    third = await reopen()
-    found = third.images.find(f"{fake.host}/test/image:1")
-    assert found is not None
-    fake.requests.clear()
-    await third.puller.pull(f"{fake.host}/test/image:1")
-    assert [request.method for request in fake.requests] == ["HEAD"]
-
-
-async def test_a_sweep_beside_a_pull_leaves_it_alone(images: Store, fake: fakes.Registry) -> None:
-    """The daemon answers before its recovery, which ends with the sweep, is done."""
-    made = image_of("f")
-    fake.add("1", made)
-    gate = Gate(fake, made.layers[0].digest)
-    pulling = asyncio.ensure_future(images.puller.pull(f"{fake.host}/test/image:1"))
-    await gate.reached.wait()
-    assert await images.puller.sweep() == []
-    gate.open()
-    fake.stopped.set()
-    assert await pulling == made.id
-    assert images.content.exists(made.layers[0].digest)
     await images.undone()
 
 

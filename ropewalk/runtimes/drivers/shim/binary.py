@@ -221,6 +221,16 @@ class Binary:
         wanted = {b"-id", os.fsencode(id), os.fsencode(self.place.identity)}
         return [pid for pid in process.find(os.fsencode(id)) if wanted <= set(process.command_line(pid))]
 
+    def running(self, id: str) -> int:
+        """The shim that was started for this id, once its `start` has ended: by its arguments, which what it forks has,
+        too. RopewalkError if that is none, or several."""
+        found = self.starters(id)
+        first = [pid for pid in found if (seen := process.stat(pid)) is not None and seen.parent not in found]
+        if len(first) != 1:
+            text = f"container {ids.short(id)}: its shim does not say which process it is"
+            raise RopewalkError(text, hint="nor does a process have the arguments of its start", kind=Kind.UNAVAILABLE)
+        return first[0]
+
     # What was learnt
 
     def known(self) -> Knowledge | None:

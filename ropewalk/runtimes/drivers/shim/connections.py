@@ -68,18 +68,20 @@ class Connections:
             self._messages[owner] = Messages(own, owner)
         return self._messages[owner]
 
-    async def get(self, endpoint: Endpoint, id: str) -> task.Shim:
-        """A connection that has not ended, and greeted. Gone if nobody answers."""
+    async def get(self, endpoint: Endpoint, id: str, pid: int = 0) -> task.Shim:
+        """A connection that has not ended, and greeted. Gone if nobody answers. `pid`: the shim's own as far as it is
+        known, for one that does not say."""
         known = self._shims.get(endpoint.address)
         if known is not None and not known.is_gone:
             return known
-        return await self._flights.join(endpoint.address, lambda: self._connect(endpoint, id))
+        return await self._flights.join(endpoint.address, lambda: self._connect(endpoint, id, pid))
 
-    async def _connect(self, endpoint: Endpoint, id: str) -> task.Shim:
+    async def _connect(self, endpoint: Endpoint, id: str, pid: int) -> task.Shim:
         shim = await task.connect(endpoint, self._namespace)
         try:
-            await shim.greet(id)
-            if not is_plausible(shim.pid):
+            if not await shim.greet(id):
+                shim.pid = pid
+            elif not is_plausible(shim.pid):
                 raise task.Gone(f"{endpoint.address}: the shim of {ids.short(id)} says that it is process {shim.pid}")
         except BaseException:
             await shim.close()

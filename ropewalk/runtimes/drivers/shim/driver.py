@@ -140,6 +140,7 @@ class Driver(handler.Handler):
             endpoint = await self.binary.start(launch, self.cgroups)
             steps.checkpoint("shim:started")
             shim = await self.connections.get(endpoint, owner)
+            shim.pid = shim.pid or self.binary.running(owner)
         except task.Gone as error:
             raise self.gone(owner, f"{error}; it said {messages.last()!r}") from error
         except binary.StartFailed as error:
@@ -162,7 +163,7 @@ class Driver(handler.Handler):
         if of_pod is None:
             return (await self._launch(own, plan.id, plan.monitor_cgroup))[0]
         try:
-            shim = await self.connections.get(of_pod.endpoint, plan.pod_id)
+            shim = await self.connections.get(of_pod.endpoint, plan.pod_id, of_pod.shim.pid)
         except task.Gone as error:
             raise self.gone(plan.pod_id, str(error)) from error
         known = self.binary.known()
@@ -188,7 +189,7 @@ class Driver(handler.Handler):
         if not process.is_alive(served.shim.pid, served.shim.start):
             await self.connections.drop(served.endpoint, served.owner)
             raise task.Gone(f"process {served.shim.pid} has ended")
-        shim = await self.connections.get(served.endpoint, id)
+        shim = await self.connections.get(served.endpoint, id, served.shim.pid)
         if os.path.isdir(self.bundle(served.owner).directory):
             self.connections.listen(self.bundle(served.owner), served.owner)
         return shim

@@ -3,7 +3,7 @@
 A shim that is reached deletes its task, and ends when it is asked to. Of one that is dead, the program's verb `delete`
 removes what the runtime made. What runs on our behalf without being known, because its daemon was killed before it
 could write it down, is found by its arguments: a `start` at work and the shim that it started by `-id` and our
-`-address`, the runtime's creators by the bundle's path.
+`-address`, the runtime's creators by their name and the bundle's path.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ropewalk import ids, steps
 from ropewalk.errors import Kind, NotFound, RopewalkError
 from ropewalk.linux import paths, process
 from ropewalk.runtimes.drivers import oci
-from ropewalk.runtimes.drivers.shim import record, task
+from ropewalk.runtimes.drivers.shim import binary, record, task
 from ropewalk.runtimes.handler import Exit, Task
 from ropewalk.singleflight import Flights
 
@@ -254,9 +254,13 @@ class Removal:
         return found
 
     def _workers(self, id: str, own: record.Bundle) -> list[int]:
-        """The logger has the bundle's path among its arguments, too, and ends by itself."""
-        logger = own.read_logger()
-        creators = process.find(os.fsencode(own.directory)) if self._driver.direct else []
+        """By the bundle's path alone it could be anybody who looks at its files. The logger that is known ends by
+        itself."""
+        settings, logger = self._driver.settings, own.read_logger()
+        programs = (settings.engine, binary.file_name(settings.program), settings.logger)
+        names = {os.path.basename(name).encode() for name in programs if name}
+        found = process.find(os.fsencode(own.directory)) if self._driver.direct else []
+        creators = [pid for pid in found if process.program_name(pid) in names]
         mine = {logger.pid if logger is not None else 0, os.getpid()}
         return [pid for pid in (*self._driver.binary.starters(id), *creators) if pid not in mine]
 

@@ -59,7 +59,7 @@ class Gone(Exception):
 
 
 class Shim:
-    """A connection to one shim. `pid` is the shim's own, as it says itself."""
+    """A connection to one shim. `pid` is the shim's own, as it says itself; 0 as long as it has not."""
 
     def __init__(self, endpoint: Endpoint, client: ttrpc.Client) -> None:
         self.endpoint = endpoint
@@ -71,8 +71,9 @@ class Shim:
     def is_gone(self) -> bool:
         return self.client.closed.done()
 
-    async def greet(self, id: str) -> None:
-        """Learn the shim's pid, and which task API it serves: some say that they have another than they do."""
+    async def greet(self, id: str) -> bool:
+        """Learn which task API it serves, some say that they have another than they do, and the shim's pid. False where
+        it does not tell that: runwasi refuses Connect for a task that it does not have, which the others answer."""
         for version in (self.version, 5 - self.version):
             self.version = version
             try:
@@ -81,11 +82,11 @@ class Shim:
             except ttrpc.Refused as error:
                 if is_unserved(error):
                     continue
-                return  # it serves the API, and does not know the id
+                return False
             except TimeoutError:
                 raise Gone(f"no answer to Connect within {CALL_SECONDS:g} s") from None
             self.pid = answer.shim_pid
-            return
+            return True
         raise Unsupported(
             f"container {ids.short(id)}: its shim at {self.endpoint.address} serves no task API known here"
         )

@@ -114,6 +114,13 @@ def test_golden_init() -> None:
     golden.check("init", spec)
 
 
+def test_an_init_is_whom_its_pod_asks_for() -> None:
+    asked = pod.LinuxSandboxSecurityContext(run_as_user=7, run_as_group=8, supplemental_groups=[12, 11, 12])
+    spec = replace(samples.pod_spec(pid=MODE.POD), linux=pod.LinuxPodSandboxConfig(security_context=asked))
+    made = build.init_spec(spec, id="p", namespaces={}, cgroup_path="/p", node=facts.NodeFacts())
+    assert made["process"]["user"] == {"uid": 7, "gid": 8, "additionalGids": [11, 12]}
+
+
 def test_the_filter_of_an_init_is_the_one_its_pod_asks_for() -> None:
     """As containerd's pause: none if nothing is said, none if privileged."""
 
