@@ -260,9 +260,6 @@ async def run(command: list[str]) -> int:
 
 def main() -> int:
     command = sys.argv[1:]
-    if command[:1] in (["-h"], ["--help"]):
-        print(__doc__)
-        return 0
     if command and "/" not in command[0] and shutil.which(command[0], path=search_path()) is None:
         print(f"./dev node: {command[0]}: command not found", file=sys.stderr)
         return 127

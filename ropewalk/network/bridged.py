@@ -152,6 +152,7 @@ class Bridged(mode.Mode):
             self._ranges = [self._new_range(net) for net in self._choose_subnets(sock, ipv6=ipv6)]
         bridge.allow_forwarding(sock, ipv6=ipv6)
         self._index = bridge.ensure(sock, self._bridge, mtu=self._mtu, gateways=self._gateways())
+        bridge.take_back(sock, self._index, {attachment.host_interface for attachment in self._attached.values()})
         await self._write_table()
 
     def _choose_subnets(self, sock: netlink.Socket, *, ipv6: bool) -> list[ipam.Net]:
@@ -372,7 +373,7 @@ class Bridged(mode.Mode):
         return self._counters.of_port(self._sock(), attachment.host_interface, attachment.interface)
 
     async def _watch(self) -> None:
-        """Repair our table when somebody flushed it; look at other people's rules; try a failed set-up again."""
+        """Repair bridge and table when somebody removed them; look at others' rules; try a failed set-up again."""
         looked = time.monotonic()
         while True:
             await asyncio.sleep(_WATCH)
@@ -383,6 +384,9 @@ class Bridged(mode.Mode):
                     if due:
                         await self._try_set_up()
                     continue
+                if not bridge.exists(self._sock(), self._bridge):
+                    log.warning("somebody removed our bridge; it comes back", extra={"bridge": self._bridge})
+                    await self._try_set_up()
                 with netlink.Socket(netlink.NETFILTER) as sock:
                     whole = nft.has_table(sock, self._table)
                 if not whole:
