@@ -128,6 +128,9 @@ async def test_warnings_name_file_key_and_the_nearest(private: nodes.Node) -> No
 async def test_a_wrong_value_stops_the_start(private: nodes.Node) -> None:
     done = serve(private, address="/" + "x" * 120)
     assert (done.returncode, "longer than 107 bytes" in done.stderr) == (2, True)
+    done = serve(private, address="/proc/none/r.sock")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("ropewalk: cannot start: ")
     command = [sys.executable, "-m", "ropewalk", "serve", "--set", "network.mtu=many"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert done.returncode == 2
