@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from ropewalk.daemon import config, logs, reload, systemd, wiring
-from ropewalk.errors import RopewalkError
+from ropewalk.errors import Invalid, RopewalkError
 from ropewalk.linux import orphans
 from ropewalk.version import VERSION
 from ropewalk.wire import grpc
@@ -99,5 +99,9 @@ async def finish(daemon: wiring.Daemon) -> None:
 
 
 def make_place(path: str) -> None:
-    """The socket's directory, for an address that lies elsewhere than in the state directory."""
-    os.makedirs(os.path.dirname(os.path.abspath(path)), mode=0o755, exist_ok=True)
+    """The socket's directory, which comes before all others. Raises Invalid."""
+    directory = os.path.dirname(os.path.abspath(path))
+    try:
+        os.makedirs(directory, mode=0o755, exist_ok=True)
+    except OSError as error:
+        raise Invalid(f"cannot make the directory {directory}: {error.strerror}", hint="are you root?") from error

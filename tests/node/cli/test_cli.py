@@ -285,6 +285,8 @@ def test_every_handler_that_works_runs_a_pod(ropewalk: Command) -> None:
     for one in ropewalk.json("runtimes"):
         if one["works"]:
             seen[one["name"]] = ropewalk.ok("run", "--rm", "--runtime", one["name"], "busybox", "uname", "-s").strip()
+            codes = [ropewalk("run", "--runtime", one["name"], "busybox", wrong).returncode for wrong in ("no", "/etc")]
+            assert codes == [127, 126], one["name"]
         else:
             done = ropewalk("run", "--rm", "--runtime", one["name"], "busybox", "true")
             assert (done.returncode, "does not work on this node" in done.stderr) == (125, True)

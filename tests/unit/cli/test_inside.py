@@ -17,6 +17,11 @@ from ropewalk.errors import Invalid, NotFound
         ('runc create failed: exec: "/x": stat /x: no such file or directory: unknown', 127),
         ('runc create failed: exec: "/etc/passwd": permission denied: unknown', 126),
         ("exec format error", 126),
+        ("error in executing process : executable 'x' not found in $PATH", 127),  # youki
+        ("executable '/etc' at path '\"/etc\"' does not have correct permissions", 126),
+        ('start: starting sub-container [x]: error finding executable "x" in PATH [/bin]: no such file', 127),  # gVisor
+        ("creating process: failed to load /x: no such file or directory", 127),
+        ('exec: executing command "/etc" in sandbox: failed to load /etc: permission denied', 126),
         ("the mount at /x has host_path '/y': No such file or directory", 125),
         ("no such runtime handler", 125),
     ],
