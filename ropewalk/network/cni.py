@@ -336,8 +336,11 @@ class Cni(mode.Mode):
                 log.warning("CNI GC was not finished: pods came and went all the time, or its plugins take too long")
 
     async def _collect_alone(self, network: conflist.Network) -> None:
-        ours = [entry for entry in self._cache.list() if entry.network.name == network.name]
-        valid = [{"containerID": entry.container_id, "ifname": entry.interface} for entry in ours]
+        """Valid is what stands in the cache, and every pod: one whose file is damaged or gone is in use, too."""
+        kept = [(entry.container_id, entry.interface, entry.network.name) for entry in self._cache.list()]
+        ours = [(pod_id, interface) for pod_id, interface, name in kept if name == network.name]
+        ours += [(pod_id, attachment.interface) for pod_id, attachment in self._pods.items()]
+        valid = [{"containerID": pod_id, "ifname": interface} for pod_id, interface in dict.fromkeys(ours)]
         valid += cache.foreign(network.name)
         for plugin in network.plugins:
             try:

@@ -167,7 +167,10 @@ async def test_limits_that_no_kernel_takes_are_refused_by_their_field(bench: Ben
     assert caught.value.kind is Kind.INVALID
 
 
-async def test_why_a_start_failed_is_told_whatever_comes_after(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("after", [RopewalkError("the cgroup is busy"), TypeError("a mistake of a handler")])
+async def test_why_a_start_failed_is_told_whatever_comes_after(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, after: Exception
+) -> None:
     _, id = await created(bench)
 
     async def hook(where: str) -> None:
@@ -175,7 +178,7 @@ async def test_why_a_start_failed_is_told_whatever_comes_after(bench: Bench, mon
             raise RopewalkError("no such file", kind=Kind.INVALID)
 
     async def kill(self: FakeHandler, id: str, task: Task, cgroup: str) -> None:
-        raise RopewalkError("the cgroup is busy")
+        raise after
 
     bench.world.hook = hook
     monkeypatch.setattr(FakeHandler, "kill", kill)
