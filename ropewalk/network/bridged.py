@@ -62,11 +62,19 @@ class Leaving(Struct):
 
 
 class Bridged(mode.Mode):
-    """See the module. `instance` names pins and table, `tag` (4 hex digits) the links."""
+    """See the module. `instance` names pins and table, `tag` (4 hex digits) the links; `ports`: of the whole node."""
 
     name = "bridge"
 
-    def __init__(self, config: Config, *, instance: str, tag: str, netns_directory: str = netns.DIRECTORY) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        instance: str,
+        tag: str,
+        ports: hostports.Ports,
+        netns_directory: str = netns.DIRECTORY,
+    ) -> None:
         self._config = config
         self._table = instance
         self._instance = instance
@@ -76,7 +84,8 @@ class Bridged(mode.Mode):
         self._port = re.compile(f"rw{re.escape(tag)}[0-9a-f]{{8}}")
         self._namespaces = netns.Namespaces(netns_directory, f"{instance}-", ready=config.ready)
         self._nft = nft.Nft()
-        self._ports = hostports.Ports()
+        self._ports = ports
+        self._closing: set[str] = set()  # pods that left, whose ports are not closed yet
         self._ranges: list[ipam.Range] = []  # of the pods to come, IPv4 first
         self._attached: dict[str, Attachment] = {}
         self._leaving: dict[str, Leaving] = {}
@@ -200,10 +209,12 @@ class Bridged(mode.Mode):
             self._table_is_stale = True
             subnets = [gateway.network for gateway in self._gateways()]
             table = firewall.build_table(f"inet {self._table}", self._bridge, subnets, self._elements())
-            pods = set(self._attached)
+            closed = set(self._closing)
             await self._nft.run(table)
             self._table_is_stale = False
-            self._ports.retain(pods | set(self._attached))
+            for pod_id in closed:
+                self._ports.release(pod_id)
+            self._closing -= closed
 
     def set_pod_cidr(self, cidr: str) -> None:
         """The subnets of later pods, "10.1.0.0/24" or one of each family with a comma; pods that are there keep
@@ -304,10 +315,12 @@ class Bridged(mode.Mode):
         """The ports are held until nothing leads to the old address any more, else a later pod's could not be added.
         That never keeps a pod from stopping: what fails here is done when the table is next written."""
         elements = list(hostports.entries(attachment.ports, attachment.ips))
+        self._closing.add(pod_id)
         try:
             async with self._writing:
                 await self._nft.run(hostports.remove_commands(f"inet {self._table}", elements))
             self._ports.release(pod_id)
+            self._closing.discard(pod_id)
             flows.forget_gone(attachment.ports, attachment.ips)
         except RopewalkError as error:
             self._table_is_stale = True

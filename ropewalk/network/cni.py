@@ -73,12 +73,19 @@ class Config(Struct, frozen=True):
 
 
 class Cni(mode.Mode):
-    """See the module. `directory` keeps what plugins were told and answered."""
+    """See the module. `directory` keeps what plugins were told and answered; `ports`: of the whole node."""
 
     name = "cni"
 
     def __init__(
-        self, config: Config, *, instance: str, directory: str, netns_directory: str = netns.DIRECTORY, ready: int = 0
+        self,
+        config: Config,
+        *,
+        instance: str,
+        directory: str,
+        ports: hostports.Ports,
+        netns_directory: str = netns.DIRECTORY,
+        ready: int = 0,
     ) -> None:
         self._config = config
         self._plugins = plugins.Plugins(config.bin_dirs, config.timeout)
@@ -86,7 +93,7 @@ class Cni(mode.Mode):
         self._namespaces = netns.Namespaces(netns_directory, f"{instance}-cni-", ready=ready)
         self._namespaces.ipv6 = None  # the plugins' to decide
         self._discovery = discovery.Discovery(config.conf_dir, self._plugins)
-        self._ports = hostports.Ports()
+        self._ports = ports
         self._unserved: set[tuple[str, str]] = set()
         self._cidrs: list[str] = []
         self._pods: dict[str, Attachment] = {}

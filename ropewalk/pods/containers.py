@@ -240,10 +240,10 @@ class Containers:
             container = self.containers[container.id]
             if container.phase is not ContainerPhase.CREATED or container.task is None:
                 raise WrongState(f"container {container.id!r} is {container.phase.value}, only a created one starts")
-            self._ready(self._pods[container.pod_id])
             handler = self._handlers[container.handler]  # one that has vanished starts nothing, and fails nothing
             began = self._now()  # it may have ended before the runtime says that it started
             try:
+                self._ready(self._pods[container.pod_id])
                 steps.checkpoint("start:before")
                 await handler.start(container.id, container.task)
                 steps.checkpoint("start:after")

@@ -238,10 +238,13 @@ async def test_of_three_configs_at_once_each_gets_its_own_or_an_error(bench: Ben
 
 
 async def test_no_container_starts_in_a_pod_that_is_not_ready(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its namespaces are gone, the container that waits for its start is not."""
+    """Its namespaces are gone, the container that waits for its start is not. As with containerd it has ended then."""
     _, id = await created(bench)
     monkeypatch.setattr(namespaces, "is_pinned", lambda _: False)
     daemon = await bench.restart()
     with pytest.raises(RopewalkError, match="not ready") as caught:
         await daemon.containers.start(id)
     assert caught.value.kind is Kind.STATE
+    ended = daemon.containers.get(id)
+    assert (ended.phase, ended.exit_code, ended.reason) == (ContainerPhase.EXITED, 128, "StartError")
+    assert not bench.world.processes
