@@ -182,6 +182,18 @@ def test_what_could_not_be_given_is_said() -> None:
     ]
 
 
+def test_output_that_nobody_keeps_and_volumes_that_nobody_can_write_are_told() -> None:
+    inputs = samples.inputs()
+    asked = replace(inputs.container, log_path="c.log")
+    assert build.build(replace(inputs, container=asked)).warnings == []
+    (warning,) = build.build(replace(inputs, container=asked, pod=replace(inputs.pod, log_directory=""))).warnings
+    assert warning.startswith("log_path 'c.log'")
+    inputs = samples.with_security(readonly_rootfs=True)
+    config = replace(inputs.image, volumes=["/data/", "/data/below", "/cache"])
+    (warning,) = build.build(replace(inputs, image=config, mounts=[mount("/data")])).warnings
+    assert warning.startswith("the image's VOLUME '/cache'")
+
+
 def test_nothing_unusual_gives_no_warning() -> None:
     assert build.build(samples.inputs()).warnings == []
 
