@@ -16,6 +16,7 @@ from pathlib import Path
 from bench import cni, images
 from bench.accounting import program_version
 from bench.side import Side
+from ropewalk.linux import mount
 from tools import node, registry
 
 NEEDED = ("containerd", "containerd-shim-runc-v2", "runc", "iptables")
@@ -80,6 +81,8 @@ class Containerd(Side):
         self.base = Path(tempfile.mkdtemp(prefix="ropewalk-bench-", dir="/var/tmp"))
         self.tag = secrets.token_hex(2)
         self.address = str(self.base / "containerd.sock")
+        (self.base / "state").mkdir()
+        mount.tmpfs(str(self.base / "state"))
         cni.write(self.base, self.tag)
         for name in node.REGISTRIES:
             (self.base / "certs.d" / name).mkdir(parents=True)

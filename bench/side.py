@@ -15,6 +15,7 @@ from pathlib import Path
 from bench import cni, images
 from bench.accounting import Group
 from bench.kubelet import Kubelet, Pod, listens, wait_ready
+from ropewalk.linux import mount
 from ropewalk.version import VERSION
 from tools import node, registry
 
@@ -172,6 +173,19 @@ class Side(ABC):
                 self.group.remove()
 
 
+class Node(node.Node):
+    """With its state on a tmpfs, as both products have it where /run is one."""
+
+    def __init__(self, served: registry.Registry) -> None:
+        super().__init__(served, environment={"ROPEWALK_CGROUP_DRIVER": "cgroupfs"})  # as containerd's
+        self.state.mkdir()
+        mount.tmpfs(str(self.state))
+
+    def left(self) -> list[str]:
+        mount.umount(str(self.state))
+        return super().left()
+
+
 class Ropewalk(Side):
     """A node of tools/node.py, inside the cgroup."""
 
@@ -179,7 +193,7 @@ class Ropewalk(Side):
     shim = "shim"
 
     def __init__(self, served: registry.Registry) -> None:
-        self.node = node.Node(served, environment={"ROPEWALK_CGROUP_DRIVER": "cgroupfs"})  # as containerd's
+        self.node = Node(served)
         self.tag, self.base, self.address = self.node.tag, self.node.base, self.node.address
         self.network = "bridge"
         directory = cni.write(self.base, self.tag)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 from ropewalk.errors import Kind, RopewalkError
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -50,10 +53,14 @@ class Flights(Generic[T]):
         return await start()
 
     def _landed(self, key: str, flight: asyncio.Task[T]) -> None:
-        if self._flights.get(key) is flight:
-            self._forget(key)
-        if not flight.cancelled():
-            flight.exception()  # read once, even if every caller has left
+        error = None if flight.cancelled() else flight.exception()  # read once, even if every caller has left
+        if self._flights.get(key) is not flight:
+            return
+        if error is not None and not self._callers[key]:
+            unexpected = None if isinstance(error, RopewalkError) else error
+            told = {"what": key, "error": str(error)}
+            log.warning("it failed after who asked for it had left", extra=told, exc_info=unexpected)
+        self._forget(key)
 
     def _forget(self, key: str) -> None:
         del self._flights[key], self._callers[key], self._wanted[key]

@@ -13,7 +13,7 @@ SUITE = "trixie"
 
 
 def found() -> str:
-    """Likewise; "runsc-newer" where this machine cannot have it: a name that nothing in PATH has."""
+    """The program's path; "runsc-newer", which nothing in PATH is called, where this machine cannot have it."""
     try:
         return str(ensure())
     except RuntimeError as error:

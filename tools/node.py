@@ -237,7 +237,7 @@ def search_path() -> str:
 
 
 async def run(command: list[str]) -> int:
-    """COMMAND (default: a shell) beside a private node; its exit code."""
+    """COMMAND (default: a shell) beside a private node; its exit code, as a shell tells it."""
     with serving() as served:
         async with Node(served) as node:
             environment = {**os.environ, "ROPEWALK_ADDRESS": node.address, "PATH": search_path()}
@@ -255,14 +255,12 @@ async def run(command: list[str]) -> int:
                 signal.SIGTERM,
             ):  # the command's affair; afterwards the node is removed as always
                 loop.add_signal_handler(number, lambda: None)
-            return await process.wait()
+            code = await process.wait()
+            return code if code >= 0 else 128 - code
 
 
 def main() -> int:
     command = sys.argv[1:]
-    if command[:1] in (["-h"], ["--help"]):
-        print(__doc__)
-        return 0
     if command and "/" not in command[0] and shutil.which(command[0], path=search_path()) is None:
         print(f"./dev node: {command[0]}: command not found", file=sys.stderr)
         return 127

@@ -21,10 +21,18 @@ from ropewalk.errors import RopewalkError
 
 FAILED, NOT_EXECUTABLE, NO_COMMAND = 125, 126, 127
 HELP = "Exits with the command's code; 125: Ropewalk failed, 126: the command cannot be executed, 127: there is none."
-# What crun and runc say when the program cannot be executed. The CRI has no field for it.
-_NO_COMMAND = re.compile(r"executable file .*not found|exec: \".*\": (stat .*: )?no such file", re.DOTALL)
+# What crun and runc, youki, and gVisor say when the program cannot be executed. The CRI has no field for it.
+_NO_COMMAND = re.compile(
+    r"executable file .*not found|exec: \".*\": (stat .*: )?no such file"
+    r"|executable '.*' not found in \$PATH"
+    r"|error finding executable|failed to load .*: no such file",
+    re.DOTALL,
+)
 _NOT_EXECUTABLE = re.compile(
-    r"open executable|exec format error|exec: \".*\": (permission denied|is a directory)", re.DOTALL
+    r"open executable|exec format error|exec: \".*\": (permission denied|is a directory)"
+    r"|executable '.*' does not have correct permissions"
+    r"|failed to load .*: permission denied",
+    re.DOTALL,
 )
 
 

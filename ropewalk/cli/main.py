@@ -61,8 +61,17 @@ def ropewalk() -> None:
     """Run pods and containers, and the daemon that serves the Kubernetes Container Runtime Interface."""
 
 
+def fill_closed_streams() -> None:
+    """Nothing that is opened later (a socket, the daemon's database) gets the number of a standard stream that was
+    closed: whoever writes there would write into it."""
+    for name in ("stdin", "stdout", "stderr"):  # in this order: each one's number is the lowest that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r+"))  # noqa: SIM115 (for as long as we run)
+
+
 def main() -> None:
     """The entry point: errors are one line on stderr and an exit code by kind."""
+    fill_closed_streams()
     try:
         ropewalk.main(prog_name="ropewalk")
     except RopewalkError as error:

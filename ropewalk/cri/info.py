@@ -53,4 +53,9 @@ def container(record: Container, handler: Handler) -> dict[str, str]:
 
 
 def image(record: Image) -> dict[str, str]:
-    return _text({"chainID": record.chain_id, "imageSpec": {"config": record.config}})
+    """The config as an image has it, where sets are objects with empty values."""
+    config = msgspec.to_builtins(record.config)
+    sets: dict[str, Any] = {
+        name: {key: {} for key in config[name]} for name in ("Volumes", "ExposedPorts") if name in config
+    }
+    return _text({"chainID": record.chain_id, "imageSpec": {"config": {**config, **sets}}})

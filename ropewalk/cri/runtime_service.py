@@ -124,7 +124,7 @@ class RuntimeService:
     async def UpdateContainerResources(
         self, request: pb.UpdateContainerResourcesRequest
     ) -> pb.UpdateContainerResourcesResponse:
-        await self._containers.update(request.container_id, translate.RESOURCES.read(request.linux, "linux"))
+        await self._containers.update(request.container_id, translate.limits(request))
         return pb.UpdateContainerResourcesResponse()
 
     async def ReopenContainerLog(self, request: pb.ReopenContainerLogRequest) -> pb.ReopenContainerLogResponse:

@@ -58,6 +58,13 @@ def container_spec(request: pb.CreateContainerRequest) -> ContainerSpec:
     return spec
 
 
+def limits(request: pb.UpdateContainerResourcesRequest) -> LinuxContainerResources:
+    """The new ones. Raises Invalid naming the field."""
+    if request.HasField("windows"):
+        raise Invalid(f"windows is not supported: {structural.UNSUPPORTED['ContainerResources.windows']}")
+    return RESOURCES.read(request.linux, "linux")
+
+
 def image_name(spec: pb.ImageSpec) -> str:
     """The reference of an image request. Raises Invalid if it is empty."""
     name = IMAGES.read(spec, "image").image

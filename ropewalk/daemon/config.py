@@ -144,12 +144,22 @@ def load(
     for path, document in zip(files, documents, strict=True):
         settings.parse(document, shape, path)
         warnings += [f"{path}: {warning}" for warning in settings.unknown(document, shape)]
+        warnings += [f"{path}: {warning}" for warning in _without_type(document, shape)]
     own = {name: value for name, value in environ.items() if name not in CLIENTS}
     documents.append(settings.environment(own, shape, PREFIX))
     warnings += _unknown_variables(environ, shape)
     documents += [assignments(assigned, shape), overrides or {}]
     config = settings.parse(settings.merge(documents), shape, "configuration")
     return Loaded(_checked(config), warnings, files)
+
+
+def _without_type(document: settings.Document, shape: type[Config]) -> list[str]:
+    """What each section of no handler lacks."""
+    sections = document.get("runtimes")
+    known = {field.encode_name for field in msgspec.structs.fields(shape().runtimes)}
+    strange = [name for name in sections if name not in known] if isinstance(sections, dict) else []
+    hint = f"set its type, or install the package that has this one (entry point group {registry.GROUP})"
+    return [f"[runtimes.{name}] is no handler; {hint}" for name in strange]
 
 
 def _files(file: str) -> list[str]:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from ropewalk.daemon import config, logs, reload, systemd, wiring
+from ropewalk.errors import Invalid, RopewalkError
 from ropewalk.linux import orphans
 from ropewalk.version import VERSION
 from ropewalk.wire import grpc
@@ -41,7 +42,10 @@ def run(file: str, overrides: dict[str, Any], assigned: Sequence[str]) -> NoRetu
     gc.set_threshold(20_000, 20, 50)
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
-    loop.run_until_complete(serve(loaded, read, hangups, began=time.monotonic()))
+    try:
+        loop.run_until_complete(serve(loaded, read, hangups, began=time.monotonic()))
+    except OSError as error:  # a directory that is none, a disk that is broken
+        raise RopewalkError(f"cannot start: {error}") from error
     logging.shutdown()
     os._exit(0)  # work under way is not undone: its tasks must not be told
 
@@ -95,5 +99,9 @@ async def finish(daemon: wiring.Daemon) -> None:
 
 
 def make_place(path: str) -> None:
-    """The socket's directory, for an address that lies elsewhere than in the state directory."""
-    os.makedirs(os.path.dirname(os.path.abspath(path)), mode=0o755, exist_ok=True)
+    """The socket's directory, which comes before all others. Raises Invalid."""
+    directory = os.path.dirname(os.path.abspath(path))
+    try:
+        os.makedirs(directory, mode=0o755, exist_ok=True)
+    except OSError as error:
+        raise Invalid(f"cannot make the directory {directory}: {error.strerror}", hint="are you root?") from error

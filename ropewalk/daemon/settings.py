@@ -147,7 +147,8 @@ def nearest(name: str, known: set[str]) -> str:
     """That nothing is called `name`, and what may have been meant."""
     import difflib  # only the misspelt pay for it
 
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    others = [key for key in known if not name.startswith(f"{key}.")]  # it is in the section, so that was meant
+    near = difflib.get_close_matches(name, others, n=1, cutoff=0.5)
     return f"unknown key {name}" + (f"; did you mean {near[0]}?" if near else "")
 
 

@@ -92,9 +92,13 @@ class CgroupsV2(cgroup.Cgroups):
 
     def update(self, path: str, resources: pod.LinuxContainerResources) -> None:
         directory = self.directory(path)
+        swap = plan_swap(resources)
+        self._check_unified(path, resources.unified)
+        if swap == "0":
+            self._check_use(directory, resources.memory_limit_in_bytes)
         for file, value in plan_update(resources):
             cgroup.set_value(directory, file, value)
-        self._update_swap(directory, resources)
+        self._update_swap(directory, swap)
         for wanted in resources.hugepage_limits:
             file = f"hugetlb.{wanted.page_size}.max"
             if wanted.limit or os.path.exists(os.path.join(directory, file)):  # kubelet sends 0 for every size
@@ -103,12 +107,30 @@ class CgroupsV2(cgroup.Cgroups):
                 if os.path.exists(os.path.join(directory, reserved)):
                     cgroup.set_value(directory, reserved, wanted.limit)
         for key, text in resources.unified.items():
-            if "/" in key or key.startswith("cgroup.") or not os.path.exists(os.path.join(directory, key)):
-                raise errors.Invalid(f"unified resource {key!r} is not a setting of cgroup {path}")
             cgroup.set_value(directory, key, text)
 
-    def _update_swap(self, directory: str, resources: pod.LinuxContainerResources) -> None:
-        value = plan_swap(resources)
+    def _check_unified(self, path: str, unified: Iterable[str]) -> None:
+        for key in unified:
+            file = os.path.join(self.directory(path), key)
+            if "/" in key or key.startswith("cgroup.") or not os.path.exists(file):
+                raise errors.Invalid(f"unified resource {key!r} is not a setting of cgroup {path}")
+
+    def _check_use(self, directory: str, limit: int) -> None:
+        """STATE for a lower limit that reclaim cannot reach without swap: v1 refuses it (EBUSY), while v2 sets it and
+        then ends a process. What is taken between look and limit is not seen (as with runc's checkBeforeUpdate)."""
+        used = cgroup.number(cgroup.read(f"{directory}/memory.current"))
+        before = cgroup.limit(cgroup.read(f"{directory}/memory.max"))
+        if used is None or (before is not None and limit >= before):
+            return
+        kept = unreclaimable(used, cgroup.read(f"{directory}/memory.stat"))
+        if kept > limit:
+            raise errors.RopewalkError(
+                f"{directory}/memory.max cannot be set to {limit}: {kept} bytes are in use and cannot be reclaimed",
+                hint="a process would be killed",
+                kind=errors.Kind.STATE,
+            )
+
+    def _update_swap(self, directory: str, value: str) -> None:
         if value == "":
             return
         if not os.path.exists(os.path.join(directory, "memory.swap.max")) and value in ("0", "max"):
@@ -167,6 +189,12 @@ def build_stats(cpu: bytes, files: dict[str, bytes], pressure: dict[str, cgroup.
         memory_psi=pressure["memory"],
         io_psi=pressure["io"],
     )
+
+
+def unreclaimable(usage: int, detail: bytes) -> int:
+    """Bytes of `usage` that stay without swap; `detail` is memory.stat."""
+    reclaimable = (b"inactive_file", b"active_file", b"slab_reclaimable")
+    return usage - sum(cgroup.field(detail, name) or 0 for name in reclaimable)
 
 
 def parse_pressure(content: bytes) -> cgroup.Psi | None:

@@ -136,6 +136,11 @@ def port_up(name: str) -> bytes:
     )
 
 
+def join_bridge(index: int, bridge: int) -> bytes:
+    """Make a link a port of a bridge."""
+    return netlink.message(_SETLINK, _LINK.pack(0, 0, index, 0, 0) + netlink.u32(_IFLA_MASTER, bridge))
+
+
 def hairpin(index: int) -> bytes:
     """Let a bridge send a frame back through the port that it came from."""
     return netlink.message(

@@ -9,7 +9,7 @@ import ipaddress
 import logging
 import os
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from ropewalk.errors import Invalid
 from ropewalk.linux import netlink, rtnetlink, thread
@@ -91,6 +91,13 @@ def ensure(sock: netlink.Socket, name: str, *, mtu: int, gateways: Sequence[rtne
 def add_gateways(sock: netlink.Socket, index: int, gateways: Iterable[rtnetlink.Interface]) -> None:
     """Addresses of the bridge; those it has stay."""
     rtnetlink.change(sock, [rtnetlink.new_address(index, gateway) for gateway in gateways], ignore=errno.EEXIST)
+
+
+def take_back(sock: netlink.Socket, bridge: int, ports: Collection[str]) -> None:
+    """Ports that lost their bridge, because somebody deleted it, are ports of this one."""
+    for link in rtnetlink.links(sock):
+        if link.name in ports and link.master != bridge:
+            sock.apply([rtnetlink.join_bridge(link.index, bridge), rtnetlink.hairpin(link.index)])
 
 
 def allow_forwarding(sock: netlink.Socket, *, ipv6: bool) -> None:

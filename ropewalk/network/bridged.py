@@ -62,11 +62,19 @@ class Leaving(Struct):
 
 
 class Bridged(mode.Mode):
-    """See the module. `instance` names pins and table, `tag` (4 hex digits) the links."""
+    """See the module. `instance` names pins and table, `tag` (4 hex digits) the links; `ports`: of the whole node."""
 
     name = "bridge"
 
-    def __init__(self, config: Config, *, instance: str, tag: str, netns_directory: str = netns.DIRECTORY) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        instance: str,
+        tag: str,
+        ports: hostports.Ports,
+        netns_directory: str = netns.DIRECTORY,
+    ) -> None:
         self._config = config
         self._table = instance
         self._instance = instance
@@ -76,7 +84,8 @@ class Bridged(mode.Mode):
         self._port = re.compile(f"rw{re.escape(tag)}[0-9a-f]{{8}}")
         self._namespaces = netns.Namespaces(netns_directory, f"{instance}-", ready=config.ready)
         self._nft = nft.Nft()
-        self._ports = hostports.Ports()
+        self._ports = ports
+        self._closing: set[str] = set()  # pods that left, whose ports are not closed yet
         self._ranges: list[ipam.Range] = []  # of the pods to come, IPv4 first
         self._attached: dict[str, Attachment] = {}
         self._leaving: dict[str, Leaving] = {}
@@ -152,6 +161,7 @@ class Bridged(mode.Mode):
             self._ranges = [self._new_range(net) for net in self._choose_subnets(sock, ipv6=ipv6)]
         bridge.allow_forwarding(sock, ipv6=ipv6)
         self._index = bridge.ensure(sock, self._bridge, mtu=self._mtu, gateways=self._gateways())
+        bridge.take_back(sock, self._index, {attachment.host_interface for attachment in self._attached.values()})
         await self._write_table()
 
     def _choose_subnets(self, sock: netlink.Socket, *, ipv6: bool) -> list[ipam.Net]:
@@ -199,10 +209,12 @@ class Bridged(mode.Mode):
             self._table_is_stale = True
             subnets = [gateway.network for gateway in self._gateways()]
             table = firewall.build_table(f"inet {self._table}", self._bridge, subnets, self._elements())
-            pods = set(self._attached)
+            closed = set(self._closing)
             await self._nft.run(table)
             self._table_is_stale = False
-            self._ports.retain(pods | set(self._attached))
+            for pod_id in closed:
+                self._ports.release(pod_id)
+            self._closing -= closed
 
     def set_pod_cidr(self, cidr: str) -> None:
         """The subnets of later pods, "10.1.0.0/24" or one of each family with a comma; pods that are there keep
@@ -303,10 +315,12 @@ class Bridged(mode.Mode):
         """The ports are held until nothing leads to the old address any more, else a later pod's could not be added.
         That never keeps a pod from stopping: what fails here is done when the table is next written."""
         elements = list(hostports.entries(attachment.ports, attachment.ips))
+        self._closing.add(pod_id)
         try:
             async with self._writing:
                 await self._nft.run(hostports.remove_commands(f"inet {self._table}", elements))
             self._ports.release(pod_id)
+            self._closing.discard(pod_id)
             flows.forget_gone(attachment.ports, attachment.ips)
         except RopewalkError as error:
             self._table_is_stale = True
@@ -372,7 +386,7 @@ class Bridged(mode.Mode):
         return self._counters.of_port(self._sock(), attachment.host_interface, attachment.interface)
 
     async def _watch(self) -> None:
-        """Repair our table when somebody flushed it; look at other people's rules; try a failed set-up again."""
+        """Repair bridge and table when somebody removed them; look at others' rules; try a failed set-up again."""
         looked = time.monotonic()
         while True:
             await asyncio.sleep(_WATCH)
@@ -383,6 +397,9 @@ class Bridged(mode.Mode):
                     if due:
                         await self._try_set_up()
                     continue
+                if not bridge.exists(self._sock(), self._bridge):
+                    log.warning("somebody removed our bridge; it comes back", extra={"bridge": self._bridge})
+                    await self._try_set_up()
                 with netlink.Socket(netlink.NETFILTER) as sock:
                     whole = nft.has_table(sock, self._table)
                 if not whole:

@@ -69,10 +69,14 @@ class Cache:
             os.unlink(self.path(container_id, interface))
 
     def list(self) -> Iterator[Entry]:
-        """Every attachment of this instance."""
+        """Every attachment of this instance whose file can be read; the others are logged."""
         for name in os.listdir(self._directory) if os.path.isdir(self._directory) else ():
             match = _FILE.fullmatch(name)
-            entry = self.read(match[1], match[2]) if match else None
+            try:
+                entry = self.read(match[1], match[2]) if match else None
+            except OSError as error:
+                log.warning("cannot read what CNI plugins were told", extra={"path": name, "error": str(error)})
+                continue
             if entry is not None:
                 yield entry
 

@@ -73,12 +73,19 @@ class Config(Struct, frozen=True):
 
 
 class Cni(mode.Mode):
-    """See the module. `directory` keeps what plugins were told and answered."""
+    """See the module. `directory` keeps what plugins were told and answered; `ports`: of the whole node."""
 
     name = "cni"
 
     def __init__(
-        self, config: Config, *, instance: str, directory: str, netns_directory: str = netns.DIRECTORY, ready: int = 0
+        self,
+        config: Config,
+        *,
+        instance: str,
+        directory: str,
+        ports: hostports.Ports,
+        netns_directory: str = netns.DIRECTORY,
+        ready: int = 0,
     ) -> None:
         self._config = config
         self._plugins = plugins.Plugins(config.bin_dirs, config.timeout)
@@ -86,7 +93,7 @@ class Cni(mode.Mode):
         self._namespaces = netns.Namespaces(netns_directory, f"{instance}-cni-", ready=ready)
         self._namespaces.ipv6 = None  # the plugins' to decide
         self._discovery = discovery.Discovery(config.conf_dir, self._plugins)
-        self._ports = hostports.Ports()
+        self._ports = ports
         self._unserved: set[tuple[str, str]] = set()
         self._cidrs: list[str] = []
         self._pods: dict[str, Attachment] = {}
@@ -336,8 +343,11 @@ class Cni(mode.Mode):
                 log.warning("CNI GC was not finished: pods came and went all the time, or its plugins take too long")
 
     async def _collect_alone(self, network: conflist.Network) -> None:
-        ours = [entry for entry in self._cache.list() if entry.network.name == network.name]
-        valid = [{"containerID": entry.container_id, "ifname": entry.interface} for entry in ours]
+        """Valid is what stands in the cache, and every pod: one whose file is damaged or gone is in use, too."""
+        kept = [(entry.container_id, entry.interface, entry.network.name) for entry in self._cache.list()]
+        ours = [(pod_id, interface) for pod_id, interface, name in kept if name == network.name]
+        ours += [(pod_id, attachment.interface) for pod_id, attachment in self._pods.items()]
+        valid = [{"containerID": pod_id, "ifname": interface} for pod_id, interface in dict.fromkeys(ours)]
         valid += cache.foreign(network.name)
         for plugin in network.plugins:
             try:

@@ -11,7 +11,7 @@ IPv4 ports also answer at 127.0.0.1. At ::1 they do not: IPv6 has no route_local
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -136,10 +136,6 @@ class Ports:
     def holds(self, pod: str) -> bool:
         """Whether the pod has a port."""
         return pod in self._held.values()
-
-    def retain(self, pods: Collection[str]) -> None:
-        """Release the ports of every other pod."""
-        self._held = {key: owner for key, owner in self._held.items() if owner in pods}
 
     def release(self, pod: str) -> None:
         self._held = {key: owner for key, owner in self._held.items() if owner != pod}

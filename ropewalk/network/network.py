@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 from msgspec.structs import replace
 
-from ropewalk.network import bridged, cni, netns
+from ropewalk.network import bridged, cni, hostports, netns
 from ropewalk.network.attachment import Attachment
 from ropewalk.network.counters import InterfaceStats
 from ropewalk.network.mode import Mode
@@ -38,13 +38,19 @@ class Network:
         self, config: Config, *, instance: str, tag: str, directory: str, netns_directory: str = netns.DIRECTORY
     ) -> None:
         ready = {config.mode: config.ready}  # for new pods; the other mode has only old ones
+        ports = hostports.Ports()  # a port of the node is one pod's, whatever that pod hangs on
         self.bridge = bridged.Bridged(
-            replace(config, ready=ready.get("bridge", 0)), instance=instance, tag=tag, netns_directory=netns_directory
+            replace(config, ready=ready.get("bridge", 0)),
+            instance=instance,
+            tag=tag,
+            ports=ports,
+            netns_directory=netns_directory,
         )
         self.cni = cni.Cni(
             config.cni,
             instance=instance,
             directory=directory,
+            ports=ports,
             netns_directory=netns_directory,
             ready=ready.get("cni", 0),
         )

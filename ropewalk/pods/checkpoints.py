@@ -110,7 +110,13 @@ class Checkpoints:
             text = f"container {ids.short(container.id)}: its checkpoint did not end within {timeout or SECONDS:g} s"
             raise RopewalkError(text, kind=Kind.TIMEOUT) from None
         finally:
-            await asyncio.shield(asyncio.ensure_future(self._remove(name)))
+            await asyncio.shield(asyncio.ensure_future(self._discard(name)))
+
+    async def _discard(self, name: str) -> None:
+        """To its end, also if nobody waits for it any more."""
+        try:
+            await self._remove(name)
+        finally:
             self._saving.discard(name)
 
     def _others(self, pod_id: str, id: str) -> list[Container]:

@@ -240,15 +240,16 @@ class Containers:
             container = self.containers[container.id]
             if container.phase is not ContainerPhase.CREATED or container.task is None:
                 raise WrongState(f"container {container.id!r} is {container.phase.value}, only a created one starts")
-            self._ready(self._pods[container.pod_id])
             handler = self._handlers[container.handler]  # one that has vanished starts nothing, and fails nothing
             began = self._now()  # it may have ended before the runtime says that it started
             try:
+                self._ready(self._pods[container.pod_id])
                 steps.checkpoint("start:before")
                 await handler.start(container.id, container.task)
                 steps.checkpoint("start:after")
-            except RopewalkError as error:
-                self.containers.apply(container.id, phases.start_failed, error.message, self._now(), derivable=True)
+            except Exception as error:  # whatever it was: kubelet leaves alone what stays created
+                said = error.message if isinstance(error, RopewalkError) else f"{type(error).__name__}: {error}"
+                self.containers.apply(container.id, phases.start_failed, said, self._now(), derivable=True)
                 await self.end_orphans(container)
                 raise
             self.containers.apply(container.id, phases.started, began, derivable=True)
@@ -276,7 +277,7 @@ class Containers:
         assert container.task is not None
         try:
             await self._handler(container.id).kill(container.id, container.task, container.cgroup)
-        except (RopewalkError, OSError) as error:
+        except Exception as error:  # also what a handler of another package raises
             log.warning("processes outlive their container", extra={"container": container.id, "error": str(error)})
 
     def _end(self, id: str, exit: Exit) -> None:

@@ -143,7 +143,7 @@ class Recovery:
         try:
             async with asyncio.timeout(DEADLINE):
                 ended = await asyncio.gather(*map(self._adopt_container, members), return_exceptions=True)
-                await self._adopt_pod(pod)
+                await self._adopt_pod(pod.id)
             for error in filter(None, ended):
                 raise error
             self._due.discard(pod.id)
@@ -154,7 +154,10 @@ class Recovery:
         finally:
             self._queues.end_adoption(pod.id)
 
-    async def _adopt_pod(self, pod: Pod) -> None:
+    async def _adopt_pod(self, id: str) -> None:
+        pod = self._sandboxes.pods.get(id)  # calls do not wait for a repeated adoption: it may have been stopped
+        if pod is None:
+            return
         if pod.phase is PodPhase.MAKING:
             if not self._sandboxes.is_making(pod):
                 await self._undo_pod(pod.id)
@@ -162,6 +165,9 @@ class Recovery:
             why = self._sandboxes.verify(pod)
             if not why and pod.attachment is not None:
                 why = await self._network.check(pod.id, pod.attachment)
+                pod = self._sandboxes.pods.get(id)
+                if pod is None or pod.phase is not PodPhase.READY:
+                    return
             if why:
                 log.warning("pod sandbox is not ready any more", extra={"pod": pod.id, "why": why})
                 self._sandboxes.pods.apply(pod.id, phases.notready, derivable=True)
@@ -175,6 +181,10 @@ class Recovery:
         seen = None
         if container.task is not None and container.boot_id == self._boot_id:
             seen = await self._handlers.of(container.handler).observe(container.id, container.task)
+            now = self._containers.containers.get(container.id)
+            if now is None:
+                return  # removed meanwhile, see _adopt_pod
+            container = now
         decision = decide(container, self._boot_id, seen)
         apply = self._containers.containers.apply
         if seen is not None and seen.started and container.phase is ContainerPhase.CREATED:

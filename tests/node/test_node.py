@@ -48,3 +48,7 @@ async def test_two_nodes_do_not_meet(registry: Registry) -> None:
         assert [pod.id for pod in await second.client.pods()] == [second.id]
         await first.client.close()
         await second.client.close()
+
+
+async def test_a_command_beside_a_node_has_the_code_that_a_shell_tells(registry: Registry) -> None:
+    assert await nodes.run(["sh", "-c", "kill -9 $$"]) == 137

@@ -160,6 +160,15 @@ def test_help_is_cheap() -> None:
     )
 
 
+@pytest.mark.parametrize("verb", ["setup", "demo", "test", "lint", "fmt", "node", "vm", "docs"])
+def test_a_verb_of_dev_that_is_asked_for_help_does_nothing_else(verb: str, repository: Path) -> None:
+    done = subprocess.run([repository / "dev", verb, "--help"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"{verb}: ")
+    assert '"""' not in done.stdout
+    assert "import" not in done.stdout
+
+
 def test_the_version_is_said_once(project: dict[str, Any]) -> None:
     assert "version" in project["project"]["dynamic"]
     assert re.fullmatch(r"\d+\.\d+\.\d+\w*", VERSION)

@@ -105,3 +105,25 @@ async def test_what_is_under_way_for_the_same_is_not_overtaken() -> None:
     await flights.overtake("k", wanted="another thing")
     kept = {name: value for name, value in vars(flights).items() if value}
     assert kept == {}
+
+
+@pytest.mark.parametrize("left", [True, False])
+async def test_a_failure_that_no_caller_hears_of_is_logged(caplog: pytest.LogCaptureFixture, *, left: bool) -> None:
+    """What takes longer than its caller waits would never be explained."""
+    flights: Flights[int] = Flights(abandon=False)
+    gate = asyncio.Event()
+
+    async def fail() -> int:
+        await gate.wait()
+        raise RopewalkError("the plugin hangs")
+
+    caller = asyncio.ensure_future(flights.join("pod sandbox x", fail))
+    await settle()
+    if left:
+        caller.cancel()
+        await settle()
+    gate.set()
+    await asyncio.gather(caller, return_exceptions=True)
+    await settle()
+    told = [(vars(record)["what"], vars(record)["error"]) for record in caplog.records]
+    assert told == ([("pod sandbox x", "the plugin hangs")] if left else [])

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from ropewalk.client import cri, values
-from ropewalk.errors import RopewalkError
+from ropewalk.errors import Kind, RopewalkError
 from ropewalk.spec import container, pod
 from tests.vm import guest
 from tests.vm.conftest import PodRunner, both_drivers
@@ -158,6 +158,24 @@ async def test_a_refused_value_is_said_and_changes_nothing(
         await client.update(id, pod.LinuxContainerResources(cpuset_cpus="1024"))
     with pytest.raises(RopewalkError, match=r"cgroup\.kill"):
         await client.update(id, pod.LinuxContainerResources(unified={"cgroup.kill": "1"}))
+    assert (await client.container_status(id)).state is values.ContainerState.RUNNING
+
+
+async def test_a_memory_limit_below_what_is_in_use_is_refused(
+    lab: guest.Lab, client: cri.Client, run_pod: PodRunner
+) -> None:
+    """Without the refusal this kernel takes the limit, and kills. Page cache is given back instead."""
+    sandbox = await run_pod()
+    fill = "head -c 20000000 /dev/zero"
+    script = f"{fill} >/cache; sync; {fill} >/dev/shm/kept; echo ready; sleep 600"
+    id = await sandbox.start("main", "sh", "-c", script, linux=linux(memory_limit_in_bytes=96 * MIB))
+    await sandbox.says("ready", timeout=120)
+    with pytest.raises(RopewalkError, match="cannot be reclaimed") as caught:
+        await client.update(id, pod.LinuxContainerResources(memory_limit_in_bytes=8 * MIB))
+    assert caught.value.kind is Kind.STATE
+    assert lab.setting(sandbox.cgroup(), "memory.max") == str(96 * MIB)
+    kept = int(lab.setting(sandbox.cgroup(), "memory.current"))
+    await client.update(id, pod.LinuxContainerResources(memory_limit_in_bytes=kept - 4 * MIB))
     assert (await client.container_status(id)).state is values.ContainerState.RUNNING
 
 

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import click
 
 from ropewalk.cli import endpoint, inside, output
-from ropewalk.errors import Unsupported
+from ropewalk.errors import RopewalkError, Unsupported
 
 if TYPE_CHECKING:
     from ropewalk.client import cri, values
+
+MOST = (16 << 20) - (64 << 10)  # bytes of both streams; an endpoint drops the rest and does not say so
 
 
 @click.command(
@@ -44,6 +46,9 @@ def command(
         for file, data in ((sys.stdout, result.stdout), (sys.stderr, result.stderr)):
             file.buffer.write(data)
             file.flush()
+    if len(result.stdout) + len(result.stderr) >= MOST:
+        text = f"the output is cut after {MOST} bytes, as many as the CRI's ExecSync brings"
+        output.complain(RopewalkError(text, hint="write to a file of a volume"))
     sys.exit(result.exit_code)
 
 

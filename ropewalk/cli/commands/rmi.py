@@ -15,7 +15,13 @@ if TYPE_CHECKING:
     from ropewalk.client import cri, values
 
 
-@click.command(help=__doc__)
+HELP = """Remove images.
+
+An image goes with all its names, whichever is given: that is what the CRI's RemoveImage does.
+"""
+
+
+@click.command(help=HELP)
 @click.argument("images", nargs=-1, metavar="[IMAGE...]")
 @click.option("-a", "--all", "every", is_flag=True, help="Every image.")
 @click.option("--prune", is_flag=True, help="Every image that no container uses.")
@@ -52,10 +58,10 @@ async def remove(client: cri.Client, name: str, users: Sequence[values.Container
     image = await client.image(name)
     if image is None:
         raise NotFound(f"no image {name!r}", hint="`ropewalk images` lists them")
-    by_id = image.id.removeprefix("sha256:").startswith(name.removeprefix("sha256:"))
-    using = uses(image, users) if by_id or len(image.repo_tags) < 2 else []
+    using = uses(image, users)
     if using:
         raise WrongState(f"image {name} is used by {', '.join(using[:5])}", hint="remove that first, or use --force")
+    by_id = image.id.removeprefix("sha256:").startswith(name.removeprefix("sha256:"))
     await client.remove_image(image.id if by_id else name)
     return image.id
 

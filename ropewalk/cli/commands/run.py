@@ -19,9 +19,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 HELP = """Run a command in a new container, in a pod of its own.
 
-In the foreground its output is shown until it ends, and its exit code is returned; Ctrl-C stops it. The pod is then
-stopped and kept (`ropewalk logs`, `ropewalk rm`) unless --rm is given. On a Kubernetes node, kubelet removes pods
-that the API server does not know.
+In the foreground its output is shown until it ends, and its exit code is returned; Ctrl-C stops it, and so does the end
+of who reads the output. The pod is then stopped and kept (`ropewalk logs`, `ropewalk rm`) unless --rm is given. Its log
+grows without a bound. On a Kubernetes node, kubelet removes pods that the API server does not know.
 """
 OPTIONS = (
     click.option("--name", default="", help="Of pod and container; the image's and four hexadecimal digits."),

@@ -188,13 +188,15 @@ def init_spec(
     }
 
 
-def _init_user(pod: PodSpec, maps: usernamespace.Maps | None) -> dict[str, int]:
-    """Whom the pod asks for; else nobody, or the last user that its namespace has."""
+def _init_user(pod: PodSpec, maps: usernamespace.Maps | None) -> dict[str, Any]:
+    """Whom the pod asks for; else nobody, or the last user that its namespace has. Invalid if it has not."""
     context = pod.linux.security_context
     nobody = INIT_USER if maps is None else min(INIT_USER, maps.uids.length - 1, maps.gids.length - 1)
     uid = nobody if context.run_as_user is None else context.run_as_user
     gid = (nobody if uid == nobody else 0) if context.run_as_group is None else context.run_as_group
-    return {"uid": uid, "gid": gid}
+    groups = sorted({*context.supplemental_groups})
+    usernamespace.check_user(ResolvedUser(uid=uid, gid=gid, supplemental_groups=groups), maps)
+    return {"uid": uid, "gid": gid, **({"additionalGids": groups} if groups else {})}
 
 
 def exec_process(spec: Mapping[str, Any], cmd: Sequence[str], *, tty: bool = False) -> dict[str, Any]:
@@ -310,4 +312,20 @@ def _warnings(inputs: Inputs, process_object: Mapping[str, Any]) -> list[str]:
         )
     if limits.memory_swap_limit_in_bytes and not inputs.node.swap:
         found.append(f"memory_swap_limit_in_bytes {limits.memory_swap_limit_in_bytes} needs swap accounting")
+    if inputs.container.log_path and not inputs.pod.log_directory:
+        found.append(
+            f"log_path {inputs.container.log_path!r} is nowhere without the pod sandbox's log_directory: what the "
+            "container writes is discarded"
+        )
+    found += [
+        f"the image's VOLUME {path!r} is read-only, as the root file system: mount something there"
+        for path in (_unmounted_volumes(inputs) if context.readonly_rootfs else ())
+    ]
     return found
+
+
+def _unmounted_volumes(inputs: Inputs) -> list[str]:
+    """Where the image wants to write, and the request mounts nothing. A volume is part of the root file system here, as
+    with CRI-O; containerd makes one that can be written."""
+    mounted = [f"{mounts.destination(one.mount)}/" for one in inputs.mounts]
+    return [path for path in inputs.image.volumes if not f"{path.rstrip('/')}/".startswith(tuple(mounted))]

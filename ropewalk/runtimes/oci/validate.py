@@ -25,6 +25,7 @@ from ropewalk.runtimes.oci import (
 from ropewalk.spec.container import ContainerSpec
 from ropewalk.spec.pod import PodSpec, PortMapping
 
+CDI_ANNOTATION = "cdi.k8s.io/"  # what such annotations begin with (CDI's SPEC.md)
 HOST_NAME_MAX = 64  # include/linux/utsname.h, __NEW_UTS_LEN
 
 _HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?\Z", re.ASCII)
@@ -62,10 +63,7 @@ def validate_container(pod: PodSpec, container: ContainerSpec) -> None:
         raise errors.Invalid("metadata.name of the container is empty", hint="a name is needed")
     if not container.image.image:
         raise errors.Invalid(f"image.image of container {container.metadata.name!r} is empty", hint="name an image")
-    if container.CDI_devices:
-        raise errors.Unsupported(
-            f"CDI_devices has {container.CDI_devices[0].name!r}", hint="CDI devices are not built yet"
-        )
+    _check_cdi(container)
     log = container.log_path
     if log and (log.startswith("/") or ".." in log.split("/") or "\0" in log):
         raise errors.Invalid(f"log_path is {log[:200]!r}", hint="a path below the pod's log_directory is needed")
@@ -82,6 +80,16 @@ def validate_container(pod: PodSpec, container: ContainerSpec) -> None:
     resources.check(container.linux.resources)
     namespaces.check_container(pod, container)
     _check_container_security(pod, container)
+
+
+def _check_cdi(container: ContainerSpec) -> None:
+    """Asked for by the field or, as older kubelets do and device plugins may, by annotations."""
+    asked = [f"CDI_devices has {device.name!r}" for device in container.CDI_devices]
+    for key, value in container.annotations.items():
+        if key.startswith(CDI_ANNOTATION):
+            asked.append(f"annotation {key[:200]!r} asks for {value[:200]!r}")
+    if asked:
+        raise errors.Unsupported(asked[0], hint="CDI devices are not built yet")
 
 
 def _check_hostname(hostname: str) -> None:

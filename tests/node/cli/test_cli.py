@@ -207,7 +207,11 @@ def test_the_web_pod(ropewalk: Command) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_ctrl_c_or_a_closed_terminal_stops_the_container(ropewalk: Command, number: signal.Signals) -> None:
     script = "trap 'echo bye; exit 9' TERM; echo begun; while :; do sleep 0.05; done"
-    process = ropewalk.popen("run", "--name", "loop", "busybox", "sh", "-c", script)
+    before = signal.signal(number, signal.SIG_DFL)  # under nohup it is ignored, by children too
+    try:
+        process = ropewalk.popen("run", "--name", "loop", "busybox", "sh", "-c", script)
+    finally:
+        signal.signal(number, before)
     assert process.stdout is not None
     assert process.stdout.readline() == "begun\n"
     process.send_signal(number)
@@ -285,6 +289,8 @@ def test_every_handler_that_works_runs_a_pod(ropewalk: Command) -> None:
     for one in ropewalk.json("runtimes"):
         if one["works"]:
             seen[one["name"]] = ropewalk.ok("run", "--rm", "--runtime", one["name"], "busybox", "uname", "-s").strip()
+            codes = [ropewalk("run", "--runtime", one["name"], "busybox", wrong).returncode for wrong in ("no", "/etc")]
+            assert codes == [127, 126], one["name"]
         else:
             done = ropewalk("run", "--rm", "--runtime", one["name"], "busybox", "true")
             assert (done.returncode, "does not work on this node" in done.stderr) == (125, True)

@@ -128,6 +128,11 @@ async def test_warnings_name_file_key_and_the_nearest(private: nodes.Node) -> No
 async def test_a_wrong_value_stops_the_start(private: nodes.Node) -> None:
     done = serve(private, address="/" + "x" * 120)
     assert (done.returncode, "longer than 107 bytes" in done.stderr) == (2, True)
+    (private.base / "r2").mkdir(mode=0o700)
+    (private.base / "r2/content").touch()
+    done = serve(private, root=str(private.base / "r2"))
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("ropewalk: cannot start: ")
     command = [sys.executable, "-m", "ropewalk", "serve", "--set", "network.mtu=many"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert done.returncode == 2

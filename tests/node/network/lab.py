@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.linux import namespaces
-from ropewalk.network import bridged
+from ropewalk.network import bridged, hostports
 from ropewalk.network.attachment import Attachment
 from ropewalk.spec import pod
 
@@ -80,7 +80,9 @@ class Lab:
         run(*enter, "link", "set", "eth0", "up")
 
     def make(self, *, instance: str = INSTANCE, tag: str = TAG, **config: Any) -> bridged.Bridged:
-        made = bridged.Bridged(bridged.Config(**config), instance=instance, tag=tag, netns_directory=self.pins)
+        made = bridged.Bridged(
+            bridged.Config(**config), instance=instance, tag=tag, ports=hostports.Ports(), netns_directory=self.pins
+        )
         self.networks.append(made)
         return made
 

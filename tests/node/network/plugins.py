@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ropewalk import ids
-from ropewalk.network import cni
+from ropewalk.network import cni, hostports
 from ropewalk.network.attachment import Attachment
 from ropewalk.spec import pod
 from tests.node.network.lab import INSTANCE, Lab
@@ -118,6 +118,7 @@ class Net:
             cni.Config(**given),
             instance=INSTANCE,
             directory=f"{self.directory}/cni",
+            ports=hostports.Ports(),
             netns_directory=self.lab.pins,
         )
         self.running.append(made)

@@ -15,7 +15,7 @@ import pytest
 
 from ropewalk.errors import Invalid, Kind, RopewalkError
 from ropewalk.linux import namespaces, rtnetlink
-from ropewalk.network import firewall, ipam
+from ropewalk.network import bridged, firewall, ipam
 from ropewalk.spec import pod
 from tests.node.network.lab import BRIDGE, INSTANCE, UPLINK_MTU, Lab, ip, nft, run
 
@@ -317,6 +317,31 @@ async def test_without_a_free_descriptor_no_link_counts_as_gone(lab: Lab, until:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     await until(lambda: "p" not in net._leaving)
     assert gone.host_interface not in links()
+
+
+async def test_a_bridge_that_was_deleted_comes_back(lab: Lab, until: Until, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And with it the network of the pods that were there."""
+    monkeypatch.setattr(bridged, "_WATCH", 0.05)
+    net = await lab.start()
+    old = await lab.pod(net, "old")
+    await lab.serve(old.netns, 80)
+    run("ip", "link", "delete", BRIDGE)
+    await until(lambda: BRIDGE in links())
+    new = await lab.pod(net, "new")
+    assert await lab.ask("", old.ips[0], 80) == new.gateways[0]
+    assert await lab.ask(new.netns, old.ips[0], 80) == new.ips[0]
+
+
+async def test_pods_of_a_deleted_bridge_are_connected_after_a_restart(lab: Lab) -> None:
+    first = await lab.start()
+    attachment = await lab.pod(first, "p")
+    await lab.serve(attachment.netns, 80)
+    await lab.kill(first)
+    run("ip", "link", "delete", BRIDGE)
+    again = lab.make()
+    again.adopt({"p": attachment})
+    await again.start()
+    assert await lab.ask("", attachment.ips[0], 80) == attachment.gateways[0]
 
 
 async def test_a_link_that_is_no_bridge_is_left_alone(lab: Lab) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -132,6 +133,26 @@ async def test_garbage_collection_is_told_what_is_valid(
             {"containerID": "beside us in lab", "ifname": "eth0"},
         ]
         assert "CNI_CONTAINERID" not in call.env
+
+
+async def test_a_pod_whose_file_is_damaged_or_gone_is_not_collected(
+    net: Net, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its addresses would be another's while it runs."""
+    monkeypatch.setattr(cache, "foreign", lambda name: [])
+    net.fake("fake")
+    net.write({"type": "fake"}, cniVersion="1.1.0")
+    first = await net.start()
+    owned = dict([await net.pod(first), await net.pod(first)])
+    await net.kill(first)
+    gone, damaged = (Path(first._cache.path(id, "eth0")) for id in owned)
+    gone.unlink()
+    damaged.write_text("{")
+    second = await net.start(owned=owned)
+    await second.sweep()
+    await until(lambda: net.calls("GC"))
+    (call,) = net.calls("GC")
+    assert {one["containerID"] for one in call.document["cni.dev/valid-attachments"]} == set(owned)
 
 
 async def test_garbage_collection_that_hangs_holds_pods_up_for_its_limit_only(

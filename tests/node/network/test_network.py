@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ropewalk import ids
+from ropewalk.errors import Kind, RopewalkError
 from ropewalk.network import cni, network
 from ropewalk.spec import pod
 from tests.node.network.lab import INSTANCE, TAG, Lab, ip
@@ -82,3 +83,23 @@ async def test_a_switch_leaves_old_pods_connected_and_removable(
     await second.detach(new, other)
     assert os.listdir(lab.pins) == []
     await until(lambda: not {attachment.host_interface, other.host_interface} & {x["ifname"] for x in ip("link")})
+
+
+@pytest.mark.parametrize(("before", "after"), [("bridge", "cni"), ("cni", "bridge")])
+async def test_a_host_port_is_one_pods_whatever_that_pod_hangs_on(make: Make, before: str, after: str) -> None:
+    """Both modes would make their rules, and one of the two pods would never hear of anybody."""
+    web = pod.PortMapping(container_port=80, host_port=8080)
+    first = make(before)
+    await first.start()
+    old = ids.new_id()
+    spec = pod.PodSpec(metadata=pod.PodSandboxMetadata(name="old"), port_mappings=[web])
+    attachment = first.plan(old, spec)
+    second = make(after)
+    second.adopt({old: attachment})
+    await second.start()
+    with pytest.raises(RopewalkError, match=f"in use by pod {old}") as caught:
+        second.plan(ids.new_id(), spec)
+    assert caught.value.kind is Kind.STATE
+    await second.detach(old, attachment)
+    new = ids.new_id()
+    await second.detach(new, second.plan(new, spec))

@@ -335,8 +335,10 @@ def test_the_pods_init_holds_a_pid_namespace(place: Place) -> None:
     if init is None:
         pytest.skip("catatonit is needed")
     shutil.copy(init, place.rootfs / "catatonit")
+    asked = samples.pod_spec(pid=pod.NamespaceMode.POD)
+    context = msgspec.structs.replace(asked.linux.security_context, supplemental_groups=[1234])
     spec = build.init_spec(
-        samples.pod_spec(pid=pod.NamespaceMode.POD),
+        msgspec.structs.replace(asked, linux=msgspec.structs.replace(asked.linux, security_context=context)),
         id=samples.POD_ID,
         namespaces=place.paths,
         cgroup_path=f"{PARENT}/init",
@@ -354,6 +356,7 @@ async def hold(place: Place, spec: dict[str, Any]) -> None:
     try:
         found = parse_status(pathlib.Path(f"/proc/{pid}/status").read_text())
         assert found["Uid"].split() == ["65534"] * 4
+        assert found["Groups"].split() == ["1234"]
         assert not any(capability_sets(found).values())
         assert found["NoNewPrivs"] == "1"
         assert found["NSpid"].split()[-1] == "1"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from msgspec import structs
 
 from ropewalk.cli import lifecycle, main, plan, progress, runner, usage
 from ropewalk.cli.commands import checkpoint, images, info, inspect, pods, ps, rmi, runtimes
@@ -199,6 +200,25 @@ async def test_images(client: cri.Client, web: plan.Plan) -> None:
     await client.remove(ran.id)
     assert await rmi.remove(client, "busybox:1", await client.containers()) == domain.IMAGE_ID
     assert await client.image("busybox:1") is None
+
+
+async def test_one_of_two_names_of_an_image_in_use_keeps_it(tmp_path: Path, web: plan.Plan) -> None:
+    """To remove one is to remove the image."""
+    node = Node(tmp_path)
+    await node.health.refresh(["crun", "other"])
+    image = domain.image()
+    names = {**image.names, "docker.io/library/busybox:other": "sha256:" + "2" * 64}
+    node.images.record(structs.replace(image, names=names))
+    server = wire.Server(node.services())
+    await server.start(str(tmp_path / "s"))
+    async with cri.Client(str(tmp_path / "s")) as client:
+        await runner.start(client, web)
+        with pytest.raises(WrongState, match=r"image busybox:other is used by web"):
+            await rmi.remove(client, "busybox:other", await client.containers())
+        assert await rmi.remove(client, "busybox:other", []) == domain.IMAGE_ID
+        assert await client.image("busybox:1") is None
+    await server.stop(0)
+    node.database.close()
 
 
 async def test_inspect(client: cri.Client, web: plan.Plan) -> None:

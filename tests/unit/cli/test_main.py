@@ -60,6 +60,17 @@ def test_output_that_cannot_be_written_is_one_line(verb: str) -> None:
     assert done.returncode == (125 if verb.startswith("run") else 1)
 
 
+def test_nothing_that_is_opened_later_takes_the_place_of_a_closed_stream() -> None:
+    script = (
+        "import os, sys\nfrom ropewalk.cli import main\n"
+        "main.ropewalk.main = lambda **_: None\nmain.main()\n"
+        "print(sys.stdout.isatty(), os.open('/', os.O_RDONLY) > 2, file=sys.stderr)"
+    )
+    closed = ["sh", "-c", 'exec "$@" <&- >&-', "sh", sys.executable, "-c", script]
+    done = subprocess.run(closed, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "False True\n")
+
+
 def test_help_loads_neither_asyncio_nor_grpc() -> None:
     script = (
         "import sys\nfrom ropewalk.cli import main\n"

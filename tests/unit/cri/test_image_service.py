@@ -6,9 +6,11 @@ import json
 
 import grpc
 import pytest
+from msgspec import structs
 
+from ropewalk.cri import info
 from ropewalk.images.store import Image
-from ropewalk.spec.image import AuthConfig
+from ropewalk.spec.image import AuthConfig, ImageConfig
 from tests.fakes import domain
 from tests.unit.cri.conftest import OK, Node
 
@@ -53,6 +55,12 @@ async def test_no_image_named_is_invalid(node: Node, method: str) -> None:
 async def test_verbose_tells_the_config(node: Node, stored: Image) -> None:
     info = (await node.ok("ImageStatus", image={"image": TAG}, verbose=True)).info
     assert json.loads(info["info"])["imageSpec"]["config"]["User"] == "1002:1003"
+
+
+def test_what_is_a_set_in_an_image_is_told_as_one() -> None:
+    config = ImageConfig(user="u", volumes=["/data"], exposed_ports=["443/tcp", "80/tcp"])
+    told = json.loads(info.image(structs.replace(domain.image(), config=config))["info"])["imageSpec"]["config"]
+    assert told == {"User": "u", "Volumes": {"/data": {}}, "ExposedPorts": {"443/tcp": {}, "80/tcp": {}}}
 
 
 async def test_a_pull_returns_the_id_and_passes_credentials(node: Node) -> None:

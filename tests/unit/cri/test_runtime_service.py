@@ -132,6 +132,7 @@ async def test_stop_and_remove_of_what_is_absent_are_fine(node: Node, method: st
         ("CreateContainer", {"config": container_config(args=["a\0"])}, "config.args holds a NUL byte"),
         ("CreateContainer", {"config": container_config(windows={})}, "config.windows is not supported"),
         ("StopContainer", {"container_id": ABSENT, "timeout": -1}, "timeout is -1 s"),
+        ("UpdateContainerResources", {"container_id": ABSENT, "windows": {}}, "windows is not supported"),
         ("ExecSync", {"container_id": ABSENT, "cmd": ["a\0"]}, "cmd holds a NUL byte"),
         ("ExecSync", {"container_id": ABSENT, "cmd": ["a"], "timeout": -3}, "timeout is -3 s"),
     ],

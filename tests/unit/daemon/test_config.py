@@ -36,6 +36,17 @@ def test_file_fragments_environment_and_flags_in_this_order(tmp_path: Path) -> N
     assert [Path(name).name for name in loaded.files] == ["config.toml", "10-a.toml", "20-b.toml"]
 
 
+def test_a_section_of_no_handler_is_told_what_it_lacks(tmp_path: Path) -> None:
+    file = written(tmp_path / "config.toml", '[runtimes.locked]\nprocesses = 1\n[runtimes.kata-qemu]\ntype = "shim"\n')
+    unknown, lacks = config.load(file, environ={}).warnings
+    assert unknown.startswith(f"{file}: unknown key runtimes.locked")
+    assert "did you mean runtimes?" not in unknown
+    assert lacks == (
+        f"{file}: [runtimes.locked] is no handler; set its type, or install the package that has this one "
+        "(entry point group ropewalk.handlers)"
+    )
+
+
 def test_unknown_keys_are_warnings_that_name_their_place(tmp_path: Path) -> None:
     file = written(tmp_path / "config.toml", '[netwrok]\nmtu = 1\n[runtimes.crun]\npaht = "x"\n')
     loaded = config.load(file, environ={"ROPEWALK_LOG_LEVL": "x", "ROPEWALK_ADDRESS": "/other"})

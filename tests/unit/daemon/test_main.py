@@ -7,6 +7,7 @@ from typing import cast
 import pytest
 
 from ropewalk.daemon import main, wiring
+from ropewalk.errors import Invalid
 
 
 class Daemon:
@@ -21,6 +22,11 @@ class Daemon:
     async def close(self) -> None:
         self.closed = True
         raise OSError("disk I/O error")
+
+
+def test_who_may_not_make_the_sockets_directory_is_told() -> None:
+    with pytest.raises(Invalid, match=r"cannot make the directory /proc/x: No such file or directory; are you root\?"):
+        main.make_place("/proc/x/ropewalk.sock")
 
 
 async def test_what_fails_at_the_end_is_said_and_keeps_nothing_from_being_done(

@@ -161,6 +161,34 @@ def test_unified_settings_must_be_settings_of_this_cgroup(root: Path, key: str) 
         CgroupsV2(str(root)).update("/pod", LinuxContainerResources(unified={key: "1"}))
 
 
+def test_a_memory_limit_below_what_must_stay_is_refused_before_anything_is_written(root: Path) -> None:
+    """cgroup v1's kernel says EBUSY; v2's would kill."""
+    put(root, memory__current="10000\n", memory__max="max\n", memory__swap__max="", cpu__weight="100\n")
+    put(root, memory__stat="anon 4000\nactive_file 2000\ninactive_file 1000\nslab_reclaimable 1000\n")
+    limited = LinuxContainerResources(memory_limit_in_bytes=5999, memory_swap_limit_in_bytes=5999, cpu_shares=2)
+    with pytest.raises(errors.RopewalkError, match=r"memory\.max cannot be set to 5999: 6000 bytes") as caught:
+        CgroupsV2(str(root)).update("/pod", limited)
+    assert caught.value.kind is errors.Kind.STATE
+    assert (root / "pod/cpu.weight").read_text() == "100\n"
+    CgroupsV2(str(root)).update("/pod", LinuxContainerResources(memory_limit_in_bytes=6000))
+    assert (root / "pod/memory.max").read_text() == "6000"
+
+
+def test_a_memory_limit_that_does_not_shrink_is_set_whatever_is_in_use(root: Path) -> None:
+    """The kernel may charge a little more than the limit."""
+    put(root, memory__current="4100\n", memory__max="4096\n", memory__swap__max="", memory__stat="anon 4100\n")
+    CgroupsV2(str(root)).update("/pod", LinuxContainerResources(memory_limit_in_bytes=4096))
+
+
+def test_a_wrong_total_is_refused_before_anything_is_written(root: Path) -> None:
+    put(root, memory__max="max\n", memory__swap__max="max\n")
+    with pytest.raises(errors.Invalid):
+        CgroupsV2(str(root)).update(
+            "/pod", LinuxContainerResources(memory_limit_in_bytes=100, memory_swap_limit_in_bytes=50)
+        )
+    assert (root / "pod/memory.max").read_text() == "max\n"
+
+
 def test_an_update_of_what_is_gone_is_not_found(root: Path) -> None:
     with pytest.raises(errors.NotFound):
         CgroupsV2(str(root)).update("/gone", LinuxContainerResources(cpu_shares=2))

@@ -49,7 +49,11 @@ def test_a_damaged_file_is_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixt
     (tmp_path / f"{id}-eth0.json").write_text("{")
     assert kept.read(id, "eth0") is None
     assert list(kept.list()) == []
+    (tmp_path / f"{id}-eth1.json").mkdir()
+    kept.write(entry(other := ids.new_id()))
+    assert [each.container_id for each in kept.list()] == [other]
     assert "cannot read" in caplog.text
+    assert any("Is a directory" in record.__dict__["error"] for record in caplog.records)
 
 
 def test_the_pod_cidr_is_kept(tmp_path: Path) -> None:

@@ -58,15 +58,6 @@ def test_a_released_port_is_free() -> None:
     ports.check("second", [mapping()])
 
 
-def test_retain_releases_the_others() -> None:
-    ports = hostports.Ports()
-    ports.reserve("first", [mapping()])
-    ports.reserve("second", [mapping(8081)])
-    ports.retain({"second"})
-    ports.check("third", [mapping()])
-    assert ports.holds("second")
-
-
 def test_mappings_without_a_host_port_ask_for_nothing() -> None:
     assert hostports.parse_mappings([mapping(host_port=0, target=0)], ipv6=True) == []
 

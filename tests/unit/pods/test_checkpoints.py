@@ -20,7 +20,7 @@ from ropewalk.pods.records import Container, ContainerPhase, PodPhase
 from ropewalk.runtimes.handler import Capabilities, Level, Probe
 from ropewalk.spec.container import Mount
 from tests.fakes.world import FakeHandler, World
-from tests.unit.pods.conftest import Bench, Gate, container_spec, pod_spec
+from tests.unit.pods.conftest import Bench, Gate, container_spec, pod_spec, settle
 
 VERSION = "runtime 1"
 
@@ -128,6 +128,31 @@ async def test_a_client_that_leaves_ends_it(able: Bench, place: Path) -> None:
     saving.cancel()
     async with able.daemon.containers._queues.turn(able.daemon.containers.get(id).pod_id):
         assert (os.listdir(place), left(able)) == ([], [])
+
+
+async def test_nothing_is_kept_of_one_that_is_given_up_twice(
+    able: Bench, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its client, then by a Stop, while its files are being removed."""
+    id = await running(able)
+    saved, removed = Gate("checkpoint"), Gate("removal")
+    able.world.hook = saved
+    ours = able.daemon.containers.checkpoints
+
+    async def remove(_: checkpoints.Checkpoints, name: str) -> None:
+        await removed("removal")
+        os.rmdir(ours._path(name))
+
+    monkeypatch.setattr(checkpoints.Checkpoints, "_remove", remove)
+    monkeypatch.setattr(FakeHandler, "checkpoint", lambda self, *_: self.world.hook("checkpoint"))
+    saving = asyncio.ensure_future(able.daemon.containers.checkpoint(id, str(place / "a.tar"), 0))
+    await saved.reached.wait()
+    saving.cancel()
+    await removed.reached.wait()
+    await able.daemon.sandboxes.stop(able.daemon.containers.get(id).pod_id)
+    removed.opened.set()
+    await settle()
+    assert (left(able), ours._saving) == ([], set())
 
 
 async def test_a_failure_leaves_nothing(able: Bench, place: Path) -> None:

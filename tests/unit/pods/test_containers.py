@@ -167,7 +167,10 @@ async def test_limits_that_no_kernel_takes_are_refused_by_their_field(bench: Ben
     assert caught.value.kind is Kind.INVALID
 
 
-async def test_why_a_start_failed_is_told_whatever_comes_after(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("after", [RopewalkError("the cgroup is busy"), TypeError("a mistake of a handler")])
+async def test_why_a_start_failed_is_told_whatever_comes_after(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, after: Exception
+) -> None:
     _, id = await created(bench)
 
     async def hook(where: str) -> None:
@@ -175,7 +178,7 @@ async def test_why_a_start_failed_is_told_whatever_comes_after(bench: Bench, mon
             raise RopewalkError("no such file", kind=Kind.INVALID)
 
     async def kill(self: FakeHandler, id: str, task: Task, cgroup: str) -> None:
-        raise RopewalkError("the cgroup is busy")
+        raise after
 
     bench.world.hook = hook
     monkeypatch.setattr(FakeHandler, "kill", kill)
@@ -235,10 +238,13 @@ async def test_of_three_configs_at_once_each_gets_its_own_or_an_error(bench: Ben
 
 
 async def test_no_container_starts_in_a_pod_that_is_not_ready(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its namespaces are gone, the container that waits for its start is not."""
+    """Its namespaces are gone, the container that waits for its start is not. As with containerd it has ended then."""
     _, id = await created(bench)
     monkeypatch.setattr(namespaces, "is_pinned", lambda _: False)
     daemon = await bench.restart()
     with pytest.raises(RopewalkError, match="not ready") as caught:
         await daemon.containers.start(id)
     assert caught.value.kind is Kind.STATE
+    ended = daemon.containers.get(id)
+    assert (ended.phase, ended.exit_code, ended.reason) == (ContainerPhase.EXITED, 128, "StartError")
+    assert not bench.world.processes

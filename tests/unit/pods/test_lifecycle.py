@@ -237,19 +237,24 @@ async def test_a_container_starts_once(bench: Bench) -> None:
     assert caught.value.kind is Kind.STATE
 
 
-async def test_a_failed_start_is_recorded_and_raised(bench: Bench) -> None:
+@pytest.mark.parametrize(
+    "error", [RopewalkError("no such file"), OSError(24, "no such file"), ValueError("no such file")]
+)
+async def test_a_failed_start_is_recorded_and_raised(bench: Bench, error: Exception) -> None:
+    """Whatever is raised: it does not stay created, which kubelet would leave alone."""
     pod = await bench.daemon.sandboxes.run(pod_spec())
     container = await bench.daemon.containers.create(pod.id, container_spec())
 
     async def hook(where: str) -> None:
         if where == "start":
-            raise RopewalkError("no such file")
+            raise error
 
     bench.world.hook = hook
-    with pytest.raises(RopewalkError, match="no such file"):
+    with pytest.raises(type(error), match="no such file"):
         await bench.daemon.containers.start(container.id)
     failed = bench.daemon.containers.get(container.id)
     assert (failed.phase, failed.exit_code, failed.reason) == (ContainerPhase.EXITED, 128, "StartError")
+    assert "no such file" in failed.message
     assert not bench.world.processes
 
 

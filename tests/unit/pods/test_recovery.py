@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from ropewalk.errors import RopewalkError
+from ropewalk.linux import namespaces
 from ropewalk.pods import recovery
 from ropewalk.pods.records import ContainerPhase, PodPhase
 from ropewalk.runtimes.handler import Observation, Task
@@ -67,6 +68,40 @@ async def test_what_could_not_be_adopted_is_adopted_later(bench: Bench, monkeypa
             await asyncio.sleep(0.001)
     retries.cancel()
     assert daemon.containers.get(bad).exit_code == 4
+
+
+@pytest.mark.parametrize("removed", [True, False])
+async def test_what_goes_while_its_adoption_is_repeated_is_done_with(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *, removed: bool
+) -> None:
+    """Calls do not wait for a repeat. What they did is not told as something that was found."""
+    pod = await bench.daemon.sandboxes.run(pod_spec())
+    container = await bench.daemon.containers.create(pod.id, container_spec())
+    await bench.daemon.containers.start(container.id)
+    daemon = await bench.restart(adopt=False)
+    gate = Gate("observe")
+    failures: list[Exception] = [RopewalkError("the shim does not answer")]
+
+    async def observe(self: FakeHandler, id: str, task: Task) -> Observation:
+        if failures:
+            raise failures.pop()
+        await gate("observe")
+        return Observation(alive=False)
+
+    monkeypatch.setattr(FakeHandler, "observe", observe)
+    monkeypatch.setattr(recovery, "RETRY", 0.001)
+    await daemon.recovery.run()
+    caplog.clear()
+    retries = asyncio.create_task(daemon.recovery.retry())
+    await gate.reached.wait()
+    await (daemon.sandboxes.remove(pod.id) if removed else daemon.sandboxes.stop(pod.id))
+    monkeypatch.setattr(namespaces, "is_pinned", lambda _: False)
+    gate.opened.set()
+    async with asyncio.timeout(5):
+        while daemon.recovery._due:
+            await asyncio.sleep(0.001)
+    retries.cancel()
+    assert [record.message for record in caplog.records if record.levelname != "INFO"] == []
 
 
 async def test_after_a_reboot_nothing_is_told_that_is_not_so(bench: Bench) -> None:

@@ -96,7 +96,7 @@ async def _run(driver: runsc.Driver, facts: runsc.Facts) -> tuple[runsc.Facts, s
                 raise
         facts = structs.replace(facts, private_sysctls=True)
         driver.learn(facts)
-        return facts, f"{await _try(driver)}, with /proc/sys/net hidden from runsc"
+        return facts, await _try(driver)
     finally:
         driver.learn(before)
         driver.settled.set()
@@ -107,4 +107,5 @@ async def _try(driver: runsc.Driver) -> str:
     async with asyncio.timeout(SECONDS), trial.running(driver, trial.build_spec(), id):
         await driver.command.ask(id, "exec", id, init.PROGRAM, "-V", timeout=SECONDS)
     able = "yes" if driver.facts.checkpoint else "no"
-    return f"ran {init.PROGRAM} on {driver.facts.platform}, with a network of its own; checkpoints: {able}"
+    hidden = ", /proc/sys/net hidden from runsc" if driver.facts.private_sysctls else ""
+    return f"ran {init.PROGRAM} on {driver.facts.platform}, with a network of its own{hidden}; checkpoints: {able}"

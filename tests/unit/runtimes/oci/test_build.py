@@ -114,6 +114,13 @@ def test_golden_init() -> None:
     golden.check("init", spec)
 
 
+def test_an_init_is_whom_its_pod_asks_for() -> None:
+    asked = pod.LinuxSandboxSecurityContext(run_as_user=7, run_as_group=8, supplemental_groups=[12, 11, 12])
+    spec = replace(samples.pod_spec(pid=MODE.POD), linux=pod.LinuxPodSandboxConfig(security_context=asked))
+    made = build.init_spec(spec, id="p", namespaces={}, cgroup_path="/p", node=facts.NodeFacts())
+    assert made["process"]["user"] == {"uid": 7, "gid": 8, "additionalGids": [11, 12]}
+
+
 def test_the_filter_of_an_init_is_the_one_its_pod_asks_for() -> None:
     """As containerd's pause: none if nothing is said, none if privileged."""
 
@@ -173,6 +180,18 @@ def test_what_could_not_be_given_is_said() -> None:
         "oom_score_adj",
         "memory_swap_limit_in_bytes",
     ]
+
+
+def test_output_that_nobody_keeps_and_volumes_that_nobody_can_write_are_told() -> None:
+    inputs = samples.inputs()
+    asked = replace(inputs.container, log_path="c.log")
+    assert build.build(replace(inputs, container=asked)).warnings == []
+    (warning,) = build.build(replace(inputs, container=asked, pod=replace(inputs.pod, log_directory=""))).warnings
+    assert warning.startswith("log_path 'c.log'")
+    inputs = samples.with_security(readonly_rootfs=True)
+    config = replace(inputs.image, volumes=["/data/", "/data/below", "/cache"])
+    (warning,) = build.build(replace(inputs, image=config, mounts=[mount("/data")])).warnings
+    assert warning.startswith("the image's VOLUME '/cache'")
 
 
 def test_nothing_unusual_gives_no_warning() -> None:

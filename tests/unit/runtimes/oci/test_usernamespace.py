@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from ropewalk import errors
@@ -87,3 +88,19 @@ def test_the_init_is_nobody_among_the_pods_users() -> None:
     )
     assert spec["process"]["user"] == {"uid": 999, "gid": 999}
     assert spec["linux"]["uidMappings"] == RANGE
+
+
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [
+        ({"run_as_user": 1000}, "user 1000"),
+        ({"run_as_user": 1, "run_as_group": 1000}, "group 1000"),
+        ({"supplemental_groups": [1000]}, "group 1000"),
+    ],
+)
+def test_an_init_is_none_whom_the_pods_users_have_not(asked: dict[str, Any], named: str) -> None:
+    spec = samples.pod_spec(userns_options=USERS)
+    context = msgspec.structs.replace(spec.linux.security_context, **asked)
+    spec = msgspec.structs.replace(spec, linux=msgspec.structs.replace(spec.linux, security_context=context))
+    with pytest.raises(errors.Invalid, match=named):
+        build.init_spec(spec, id="p", namespaces=PATHS, cgroup_path="/c", node=facts.NodeFacts())

@@ -152,8 +152,12 @@ def test_bad_containers(spec: container.ContainerSpec, named: str) -> None:
     assert caught.value.hint
 
 
-def test_cdi_devices_are_not_built_yet() -> None:
-    spec = samples.container_spec(CDI_devices=[container.CDIDevice("a/b=c")])
+@pytest.mark.parametrize(
+    "asked", [{"CDI_devices": [container.CDIDevice("a/b=c")]}, {"annotations": {"cdi.k8s.io/plugin_x": "a/b=c"}}]
+)
+def test_cdi_devices_are_not_built_yet(asked: dict[str, Any]) -> None:
+    """None is left out silently: the container would run without it."""
+    spec = samples.container_spec(**asked)
     with pytest.raises(errors.Unsupported, match="a/b=c"):
         validate.validate_container(samples.pod_spec(), spec)
 
