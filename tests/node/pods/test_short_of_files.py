@@ -20,11 +20,13 @@ SECONDS = 20
 async def test_an_end_is_not_lost_for_want_of_a_descriptor(node: nodes.Node, run_pod: PodRunner) -> None:
     sandbox = await run_pod()
     id = await sandbox.start("main", "sleep", "86397")
-    (pid,) = process.find(b"86397")
+    async with asyncio.timeout(SECONDS):
+        while not (found := process.find(b"86397")):  # it may not have come to its exec yet
+            await asyncio.sleep(0.01)
     limits = resource.prlimit(node.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(node.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
     try:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(found[0], signal.SIGKILL)
         async with asyncio.timeout(SECONDS):
             while "cannot wait for its end, trying again" not in node.log():
                 await asyncio.sleep(0.05)
