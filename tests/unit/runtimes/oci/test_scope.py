@@ -44,7 +44,7 @@ def test_a_scope() -> None:
         ({"memory": {"limit": -1, "swap": -1}}, {}),
         (
             {"cpu": {"shares": 1024, "quota": 50000, "period": 200000}},
-            {"CPUWeight": 39, "CPUQuotaPerSecUSec": 250_000, "CPUQuotaPeriodUSec": 200_000},
+            {"CPUWeight": 100, "CPUQuotaPerSecUSec": 250_000, "CPUQuotaPeriodUSec": 200_000},
         ),
         ({"cpu": {"quota": 150_000}}, {"CPUQuotaPerSecUSec": 1_500_000}),
         ({"cpu": {"quota": -1}}, {}),
