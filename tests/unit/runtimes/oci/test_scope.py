@@ -34,6 +34,13 @@ def test_a_scope() -> None:
     assert scope.flags(PATH) == ["--systemd-cgroup"]
 
 
+def test_a_weight_is_not_said_twice() -> None:
+    resources = {"cpu": {"shares": 512, "quota": 7}, "unified": {"cpu.weight": "59"}}
+    placed = scope.place({"linux": {"cgroupsPath": PATH, "resources": resources}}, PATH)
+    assert placed["linux"]["resources"] == {"cpu": {"quota": 7}, "unified": {"cpu.weight": "59"}}
+    assert placed["annotations"]["org.systemd.property.CPUWeight"] == "uint64 59"
+
+
 @pytest.mark.parametrize(
     ("resources", "limits"),
     [
