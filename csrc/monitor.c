@@ -27,6 +27,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -136,8 +137,7 @@ static void write_batch(bool at_once) {
         return;
     }
     journal.begin = journal.end = 0;
-    if (!journal.lost) journal.error = 0;
-    if (!journal.lost) return;
+    if (!(journal.error = journal.lost ? journal.error : 0)) return;
     read_time();
     journal.end = (size_t)snprintf(buffers.batch, BATCH, "%s stderr F ropewalk-monitor: %ld lines were lost: %s\n",
                                    stamp, journal.lost, strerror(journal.error));
@@ -154,9 +154,8 @@ static void put_line(const struct stream *stream, char kind, const char *text, s
         return;
     }
     char *to = mempcpy(mempcpy(buffers.batch + journal.end, stamp, STAMP), stream->name, 8);
-    *to++ = kind;
-    *to++ = ' ';
-    *(char *)mempcpy(to, text, length) = '\n';
+    to[0] = kind, to[1] = ' ';
+    *(char *)mempcpy(to + 2, text, length) = '\n';
     journal.end += all;
 }
 
@@ -187,15 +186,14 @@ static void reopen_log(void) {
 }
 
 /* Attachers, and the standard input that they write. */
-
 static bool send_packet(int fd, char first, const char *data, size_t length) {
     return writev(fd, (struct iovec[]){{&first, 1}, {(char *)data, length}}, 2) >= 0;
 }
 
-/* One that does not keep up is dropped: nothing waits for it. */
+/* One that does not keep up is let go: nothing waits for it. What it has written is read before it is forgotten. */
 static void show(char tag, const char *data, size_t length) {
     for (int about = PEER; about < ALL; about++)
-        if (fds[about] >= 0 && !send_packet(fds[about], tag, data, length)) discard(about);
+        if (fds[about] >= 0 && !send_packet(fds[about], tag, data, length)) shutdown(fds[about], SHUT_RDWR);
 }
 
 /* Attachers have a poller of their own, which is not looked at while the container has no room for what one wrote. */
@@ -215,7 +213,8 @@ static void write_input(void) {
     watch(PEERS, EPOLLIN);
 }
 
-/* One packet, since there may be no room for a second. An empty one at the end is the end. */
+/* One packet, since there may be no room for a second. An empty one at the end is the end. Who leaves output unread
+ * resets the connection: that comes before what it has written. */
 static void read_input(void) {
     struct epoll_event event;
     if (epoll_wait(fds[PEERS], &event, 1, 0) <= 0) return;
@@ -223,7 +222,7 @@ static void read_input(void) {
     ssize_t count = TEMP_FAILURE_RETRY(recv(fds[about], buffers.input, sizeof buffers.input, 0));
     bool end = count == 0 && event.events & (EPOLLRDHUP | EPOLLHUP);
     if (end && in.once && !terminal) discard(STDIN);
-    if ((count < 0 && errno != EAGAIN) || (end && event.events & EPOLLHUP)) discard(about);
+    if ((count < 0 && errno != EAGAIN && errno != ECONNRESET) || (end && event.events & EPOLLHUP)) discard(about);
     else if (end) watch(about, EPOLLHUP); /* it has nothing more to say, but may listen */
     in.end = count > 0 ? (size_t)count : 0;
     write_input();
@@ -233,6 +232,8 @@ static void accept_peers(void) {
     int fd, about, queue = QUEUE;
     while ((fd = accept4(fds[ATTACH], NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
         for (about = PEER; about < ALL && fds[about] >= 0;) about++;
+        for (int old = PEER; about == ALL && old < ALL; old++) /* who left while nobody looked: see write_input */
+            if (poll(&(struct pollfd){.fd = fds[old]}, 1, 0) > 0) discard(about = old);
         (void)!setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &queue, sizeof queue);
         fds[about] = fd;
         watch(about, EPOLLIN | EPOLLRDHUP);
@@ -403,8 +404,7 @@ static _Noreturn void finish(int code) {
 
 static void wait_by_command(void) {
     told = memfd_create("wait", MFD_CLOEXEC);
-    pids.waiter = run(commands[WAIT], (const int[]){-1, told, -1});
-    if (pids.waiter < 0) finish(LOST);
+    if ((pids.waiter = run(commands[WAIT], (const int[]){-1, told, -1})) < 0) finish(LOST);
 }
 
 /* `start` has ended. Unless it went well it may be tried again. */
@@ -427,10 +427,11 @@ static void understand(int status) {
 }
 
 static void read_ctl(void) {
-    char text[PIPE_BUF + 1]; /* writes of lines are whole */
-    ssize_t count = read(fds[CTL], text, PIPE_BUF);
-    text[count > 0 ? count : 0] = 0;
-    for (char *line = text, *rest, *feed; (feed = strchr(line, '\n')); line = feed + 1) {
+    static char text[PIPE_BUF + 1], *end = text; /* up to `end`: a line whose rest the last read had no room for */
+    ssize_t count = read(fds[CTL], end, (size_t)(text + PIPE_BUF - end));
+    char *line = text, *rest, *feed;
+    *(end += count > 0 ? count : 0) = 0;
+    for (; (feed = strchr(line, '\n')); line = feed + 1) {
         long command = strtol(line, &rest, 10), height = strtol(rest, &rest, 10), width = strtol(rest, &rest, 10);
         if (command == 1) {
             size = (struct winsize){.ws_row = (unsigned short)height, .ws_col = (unsigned short)width};
@@ -438,10 +439,12 @@ static void read_ctl(void) {
         } else if (command == 2) {
             reopen_log();
         } else if (command == 3 && commands[START] && !pids.starter && !pids.waiter) {
-            pids.starter = run(commands[START], ends);
-            if (pids.starter < 0) begin(LOST << 8);
+            if ((pids.starter = run(commands[START], ends)) < 0) begin(LOST << 8);
         }
     }
+    size_t left = end - line < PIPE_BUF ? (size_t)(end - line) : 0;
+    memmove(text, line, left);
+    end = text + left;
 }
 
 /* While `create` runs no other is reaped: the container's own end must wait until its pid is known. */
@@ -449,7 +452,7 @@ static void read_signals(void) {
     struct signalfd_siginfo info;
     int status;
     while (read(fds[SIGNALS], &info, sizeof info) == sizeof info)
-        if (info.ssi_signo == SIGTERM) finish(-1);
+        if (info.ssi_signo == SIGTERM) pids.creator ? undo() : finish(-1);
     if (pids.creator && waitpid(pids.creator, &status, WNOHANG) > 0) conclude(status);
     for (pid_t pid; !pids.creator && (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
         if (pid == pids.starter) begin(status);
@@ -462,8 +465,7 @@ static void read_signals(void) {
 static void read_daemon(void) {
     char packet[16];
     if (recv(fds[DAEMON], packet, sizeof packet, 0) <= 0) undo();
-    pids.creator = run(commands[CREATE], ends);
-    if (pids.creator < 0) err(1, "%s", commands[CREATE][0]);
+    if ((pids.creator = run(commands[CREATE], ends)) < 0) err(1, "%s", commands[CREATE][0]);
 }
 
 static void (*const handlers[])(void) = {
@@ -484,7 +486,7 @@ static _Noreturn void loop(void) {
         int count = epoll_wait(poller, events, 8, held ? QUIET : journal.end > 0 ? RETRY : idle ? -1 : IDLE);
         clock_gettime(CLOCK_MONOTONIC_COARSE, &time);
         now = time.tv_sec * 1000 + time.tv_nsec / 1000000;
-        idle = count == 0 && !held && !journal.end && !in.end;
+        idle = count == 0 && !held && !journal.end && !in.end && !pids.creator; /* whose words are kept */
         if (idle) madvise(&buffers, sizeof buffers, MADV_DONTNEED);
         for (int about = STDOUT; idle && about <= STDERR; about++) (void)!fcntl(fds[about], F_SETPIPE_SZ, CHUNK);
         for (int i = 0; i < count; i++) {
@@ -498,7 +500,6 @@ static _Noreturn void loop(void) {
 }
 
 /* Setting up. */
-
 static void set_up_process(unsigned first_foreign) {
     atexit(undo); /* by err(3) */
     close_range(first_foreign, ~0U, 0);
@@ -550,9 +551,7 @@ static void set_up_streams(bool input_kept) {
 
 static _Noreturn void run_container(char **words) {
     const char *log = words[0], *flags = words[4];
-    exit_path = words[1];
-    part_path = words[2];
-    memory_path = words[3];
+    exit_path = words[1], part_path = words[2], memory_path = words[3];
     words += 5;
     for (int i = 0; i < 4 && *words; i++) {
         commands[i] = words;

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from ropewalk import steps
 from ropewalk.errors import Kind, RopewalkError
 from ropewalk.linux import mount, process
+from ropewalk.runtimes.monitors import monitor as monitors
 from ropewalk.runtimes.monitors import own
 from ropewalk.runtimes.monitors.monitor import Monitor
 from tests.fakes.monitored import Line, Maker, read_all, written
@@ -138,7 +139,108 @@ async def test_an_empty_packet_is_not_the_end_of_input(script: Maker) -> None:
     await attached.close()
 
 
+async def test_who_leaves_output_unread_has_been_heard(script: Maker) -> None:
+    """Its end is a reset then, which is told before what it has written."""
+    one = script("read x; echo unread; cat > got; exit 6", stdin=True, stdin_once=True)
+    await one.create()
+    await one.start()
+    attached = one.attach()
+    await attached.write(b"\n")
+    await one.logged(b"unread")
+    os.kill(one.task.monitor_pid, signal.SIGSTOP)
+    await attached.write(b"last words")
+    await attached.close()
+    os.kill(one.task.monitor_pid, signal.SIGCONT)
+    assert await one.end() == 6
+    assert (one.bundle / "got").read_bytes() == b"last words"
+
+
+NOISY = "read x; exec 3<&0; (cat <&3 >&2; touch over) & until [ -e over ]; do echo noise; done; exit 6"
+
+
+@pytest.mark.parametrize("payload", [NOISY, "read x; seq 3000000; cat; exit 6"], ids=["gone", "too slow"])
+async def test_the_end_of_input_is_not_missed_because_output_cannot_be_sent(script: Maker, payload: str) -> None:
+    """Its first attacher has left, or is let go because it does not keep up."""
+    one = script(payload, stdin=True, stdin_once=True)
+    await one.create()
+    await one.start()
+    attached = one.attach()
+    await attached.write(b"\n")
+    if payload is NOISY:
+        await one.logged(b"noise")
+        os.kill(one.task.monitor_pid, signal.SIGSTOP)
+        await attached.write(b"last words\n")
+        await attached.close()
+        os.kill(one.task.monitor_pid, signal.SIGCONT)
+    assert await one.end() == 6
+    await attached.close()
+    assert written(one.log(), "stderr") == (b"last words\n" if payload is NOISY else b"")
+
+
+async def test_those_who_have_left_take_no_place_while_input_stands_still(script: Maker) -> None:
+    one = script(
+        "echo here; until [ -e say ]; do sleep 0.01; done; while :; do echo late; sleep 0.01; done", stdin=True
+    )
+    await one.create()
+    await one.start()
+    await one.logged(b"here")  # it has let go of what the container got
+    before = trace.open_files(one.task.monitor_pid)
+    typing = one.attach()
+    await typing.write(b"x" * 100_000)  # more than its pipe and we hold
+    left = [one.attach() for _ in range(15)]
+    await until(lambda: trace.open_files(one.task.monitor_pid) == before + 16)
+    for each in left:
+        await each.close()
+    late = one.attach()
+    (one.bundle / "say").touch()
+    chunk = await late.read()
+    assert chunk is not None
+    assert chunk.data.startswith(b"late\n")
+    for each in (late, typing):
+        await each.close()
+    os.kill(one.task.pid, signal.SIGKILL)
+    assert await one.end() == 137
+
+
 # Its own end, and the daemon's
+
+
+async def test_words_of_a_runtime_that_takes_its_time_to_fail_are_kept(script: Maker) -> None:
+    """For longer than the silence after which buffers are given back."""
+    one = script("", {"broken": "no such device", "dying": "2.5"})
+    with pytest.raises(monitors.RuntimeFailed, match=r"^no such device$"):
+        await one.create()
+
+
+async def test_told_to_go_in_the_middle_of_a_create_it_undoes_it(script: Maker) -> None:
+    one = script("", {"slow": "600"})
+    making = asyncio.ensure_future(one.create())
+    name, root = os.fsencode(own.NAME), b"--root=%s" % os.fsencode(one.bundle)
+    await until(lambda: any(process.program_name(pid) not in (name, b"") for pid in process.find(root)))
+    (monitor,) = [pid for pid in process.find(root) if process.program_name(pid) == name]
+    os.kill(monitor, signal.SIGTERM)
+    with pytest.raises(RopewalkError, match="ended without a word"):
+        await making
+    await until(lambda: not process.find(root))
+    assert sorted(os.listdir(one.bundle)) == ["deleted", "go", "payload", "slow"]
+    assert os.listdir(one.monitor.exits) == []
+
+
+async def test_a_command_of_which_a_read_brings_one_half(script: Maker) -> None:
+    one = script("exec sleep 600")
+    await one.create()
+    moved = one.log_path.rename(one.log_path.with_suffix(".1"))
+    os.kill(one.task.monitor_pid, signal.SIGSTOP)
+    control = os.open(one.bundle / "ctl", os.O_WRONLY | os.O_NONBLOCK)
+    os.write(control, b"1 1 1\n" * 682)  # 4 bytes less than it reads at once
+    os.write(control, b"2 0 0\n")
+    os.close(control)
+    os.kill(one.task.monitor_pid, signal.SIGCONT)
+    await until(one.log_path.exists)
+    await one.start()
+    os.kill(one.task.pid, signal.SIGKILL)
+    assert await one.end() == 137
+    moved.unlink()
 
 
 async def test_a_cancelled_create_is_undone(script: Maker) -> None:

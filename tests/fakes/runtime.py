@@ -5,7 +5,8 @@
 
 The process waits for somebody to write to the fifo `go`. As gVisor: what create leaves is no container, `start ID` runs
 the script with its own streams, `wait ID` prints how it ended. Files in the bundle change what happens: `slow`
-(seconds that create takes), `broken` (what it writes to standard error before it fails).
+(seconds that create takes), `broken` (what it writes to standard error before it fails), `dying` (seconds that it takes
+to fail then).
 """
 
 from __future__ import annotations
@@ -53,6 +54,9 @@ def create(bundle: str, options: dict[str, str]) -> int:
         time.sleep(float(read(bundle, "slow")))
     if os.path.exists(f"{bundle}/broken"):
         sys.stderr.write(read(bundle, "broken"))
+        sys.stderr.flush()
+        if os.path.exists(f"{bundle}/dying"):
+            time.sleep(float(read(bundle, "dying")))
         return 1
     console = options.get("--console-socket", "")
     if os.path.exists(f"{bundle}/gvisor"):

@@ -263,6 +263,8 @@ class Driver(oci.Driver):
             answer = await self.command.ask(id, "wait", id, timeout=0)
             return Exit(code=msgspec.json.decode(answer, type=Waited).exit_status, at=time.time_ns())
         except (RopewalkError, msgspec.MsgspecError) as error:
+            if await self._status(id) == "running":  # it was killed, say: the Sentry will tell who asks again
+                raise
             text = f"nobody saw container {ids.short(id)} end: its monitor was killed, and then: {error}"
             return Exit(code=oci.LOST, at=time.time_ns(), reason="Unknown", message=text)
 
