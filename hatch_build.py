@@ -23,7 +23,7 @@ PACKAGE = "ropewalk/wire/pb"
 SHARE = "build/share"
 SOURCE = "csrc/monitor.c"
 MONITOR = "ropewalk/runtimes/monitors/ropewalk-monitor"
-WARNINGS = ("-std=gnu11", "-Wall", "-Wextra", "-Werror")
+WARNINGS = ("-std=gnu11", "-Wall", "-Wextra")  # errors in the tests only: a later compiler finds more of them
 HARDENED = (
     "-O2",
     "-fPIE",
@@ -69,7 +69,7 @@ def compile_monitor(root: Path) -> None:
 
 def hardened(more: Iterable[str]) -> list[str]:
     """HARDENED without what `more` decides itself, as distributions' builds do: a macro that is defined twice is a
-    warning, and so an error."""
+    warning."""
     fortified = any("_FORTIFY_SOURCE" in option for option in more)
     return [option for option in HARDENED if not (fortified and "_FORTIFY_SOURCE" in option)]
 

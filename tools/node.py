@@ -236,6 +236,13 @@ def search_path() -> str:
     return f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
 
 
+def find(program: str) -> str | None:
+    """As a shell does, from where ./dev was called."""
+    return shutil.which(
+        os.path.join(os.environ.get("DEV_CWD", ""), program) if "/" in program else program, path=search_path()
+    )
+
+
 async def run(command: list[str]) -> int:
     """COMMAND (default: a shell) beside a private node; its exit code, as a shell tells it."""
     with serving() as served:
@@ -261,8 +268,8 @@ async def run(command: list[str]) -> int:
 
 def main() -> int:
     command = sys.argv[1:]
-    if command and "/" not in command[0] and shutil.which(command[0], path=search_path()) is None:
-        print(f"./dev node: {command[0]}: command not found", file=sys.stderr)
+    if command and find(command[0]) is None:
+        print(f"./dev node: {command[0]}: not found, or no program", file=sys.stderr)
         return 127
     try:
         return asyncio.run(run(command))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Iterable, Mapping
 
@@ -213,9 +214,13 @@ def parse_pressure(content: bytes) -> cgroup.Psi | None:
 
 
 def weight(shares: int) -> int:
-    """cpu.weight (1 to 10000) for cpu.shares (2 to 262144): the linear map of KEP-2254."""
+    """cpu.weight (1 to 10000) for cpu.shares (2 to 262144): the curve through 2 and 1, 1024 and 100, 262144 and 10000
+    that runc 1.3.2 and crun 1.23 took in the place of KEP-2254's straight line, on which 1024 was 39."""
     clamped = min(max(shares, MIN_SHARES), MAX_SHARES)
-    return 1 + (clamped - MIN_SHARES) * 9999 // (MAX_SHARES - MIN_SHARES)
+    if clamped == MIN_SHARES:
+        return 1
+    doublings = math.log2(clamped)
+    return min(math.ceil(10 ** ((doublings * doublings + 125 * doublings) / 612 - 7 / 34)), 10000)
 
 
 def plan_update(resources: pod.LinuxContainerResources) -> list[tuple[str, str]]:

@@ -66,7 +66,7 @@ async def handler(handler_name: str, place: Place) -> AsyncIterator[Handler]:
 def sanitized(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     program = tmp_path_factory.mktemp("sanitized") / own.NAME
     source = str(repository / hatch_build.SOURCE)
-    subprocess.run(["cc", *hatch_build.WARNINGS, *SANITIZERS, "-o", str(program), source], check=True)
+    subprocess.run(["cc", *hatch_build.WARNINGS, "-Werror", *SANITIZERS, "-o", str(program), source], check=True)
     return str(program)
 
 

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from ropewalk import errors
+from ropewalk.linux import cgroup_v2
 from ropewalk.runtimes.oci.facts import NodeFacts
 from ropewalk.spec.pod import HugepageLimit, LinuxContainerResources
 
@@ -107,4 +108,6 @@ def _unified(resources: LinuxContainerResources, facts: NodeFacts) -> dict[str, 
             f"linux.resources.unified has {min(resources.unified)!r}, and this node has cgroup v{facts.cgroup_version}",
             hint="unified needs a node with cgroup v2",
         )
-    return dict(resources.unified)
+    weight = {"cpu.weight": str(cgroup_v2.weight(resources.cpu_shares))} if resources.cpu_shares else {}
+    # Else it depends on the runtime's version, and an update, which is ours, would go by another rule than the create.
+    return {**(weight if facts.cgroup_version == 2 else {}), **resources.unified}

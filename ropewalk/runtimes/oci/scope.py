@@ -21,8 +21,16 @@ def place(spec: dict[str, Any], path: str) -> dict[str, Any]:
     if not cgroup_systemd.is_scope(path):
         return spec
     linux: dict[str, Any] = {**spec["linux"], "cgroupsPath": cgroup_systemd.runtime_path(path)}
-    annotations = {**spec.get("annotations", {}), **properties(linux.get("resources", {}))}
-    return {**spec, "linux": linux, "annotations": annotations}
+    resources = linux.get("resources", {})
+    if "cpu.weight" in resources.get("unified", {}):
+        linux["resources"] = without_shares(resources)
+    return {**spec, "linux": linux, "annotations": {**spec.get("annotations", {}), **properties(resources)}}
+
+
+def without_shares(resources: Mapping[str, Any]) -> dict[str, Any]:
+    """There is a weight: of the shares a runtime would make one of its own, and tell systemd that."""
+    cpu = {name: value for name, value in resources.get("cpu", {}).items() if name != "shares"}
+    return {**resources, "cpu": cpu}
 
 
 def properties(resources: Mapping[str, Any]) -> dict[str, str]:

@@ -85,7 +85,7 @@ def test_containers() -> None:
     ("resources", "properties"),
     [
         (Resources(), []),
-        (Resources(cpu_shares=1024), ["CPUWeight=39"]),
+        (Resources(cpu_shares=1024), ["CPUWeight=100"]),
         (Resources(cpu_quota=25000, cpu_period=100000), ["CPUQuota=25.00%", "CPUQuotaPeriodSec=100000us"]),
         (Resources(cpu_quota=250000), ["CPUQuota=250.00%"]),
         (Resources(cpu_quota=-1), ["CPUQuota="]),

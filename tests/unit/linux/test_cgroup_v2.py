@@ -91,7 +91,10 @@ def test_problems(root: Path) -> None:
     assert "lacks cpu, pids" in CgroupsV2(str(root)).problem()
 
 
-@pytest.mark.parametrize(("shares", "expected"), [(0, 1), (2, 1), (1024, 39), (262144, 10000), (1 << 30, 10000)])
+@pytest.mark.parametrize(
+    ("shares", "expected"),
+    [(0, 1), (2, 1), (512, 59), (1024, 100), (2048, 174), (262143, 10000), (262144, 10000), (1 << 30, 10000)],
+)
 def test_shares_become_weights(shares: int, expected: int) -> None:
     assert weight(shares) == expected
 
@@ -100,7 +103,7 @@ def test_shares_become_weights(shares: int, expected: int) -> None:
     ("resources", "expected"),
     [
         (LinuxContainerResources(), []),
-        (LinuxContainerResources(cpu_shares=1024), [("cpu.weight", "39")]),
+        (LinuxContainerResources(cpu_shares=1024), [("cpu.weight", "100")]),
         (LinuxContainerResources(cpu_quota=5000, cpu_period=10000), [("cpu.max", "5000 10000")]),
         (LinuxContainerResources(cpu_quota=5000), [("cpu.max", "5000")]),
         (LinuxContainerResources(cpu_quota=-1, cpu_period=10000), [("cpu.max", "max 10000")]),

@@ -105,6 +105,16 @@ def test_unified() -> None:
         resources.build(limits, V1)
 
 
+def test_the_weight_does_not_depend_on_the_runtimes_version() -> None:
+    assert resources.build(Resources(cpu_shares=1024), V2) == {
+        "cpu": {"shares": 1024},
+        "unified": {"cpu.weight": "100"},
+    }
+    assert resources.build(Resources(cpu_shares=1024), V1) == {"cpu": {"shares": 1024}}
+    given = Resources(cpu_shares=1024, unified={"cpu.weight": "7"})
+    assert resources.build(given, V2)["unified"] == given.unified
+
+
 @pytest.mark.parametrize(
     "limits",
     [

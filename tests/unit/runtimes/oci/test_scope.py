@@ -34,6 +34,13 @@ def test_a_scope() -> None:
     assert scope.flags(PATH) == ["--systemd-cgroup"]
 
 
+def test_a_weight_is_not_said_twice() -> None:
+    resources = {"cpu": {"shares": 512, "quota": 7}, "unified": {"cpu.weight": "59"}}
+    placed = scope.place({"linux": {"cgroupsPath": PATH, "resources": resources}}, PATH)
+    assert placed["linux"]["resources"] == {"cpu": {"quota": 7}, "unified": {"cpu.weight": "59"}}
+    assert placed["annotations"]["org.systemd.property.CPUWeight"] == "uint64 59"
+
+
 @pytest.mark.parametrize(
     ("resources", "limits"),
     [
@@ -44,7 +51,7 @@ def test_a_scope() -> None:
         ({"memory": {"limit": -1, "swap": -1}}, {}),
         (
             {"cpu": {"shares": 1024, "quota": 50000, "period": 200000}},
-            {"CPUWeight": 39, "CPUQuotaPerSecUSec": 250_000, "CPUQuotaPeriodUSec": 200_000},
+            {"CPUWeight": 100, "CPUQuotaPerSecUSec": 250_000, "CPUQuotaPeriodUSec": 200_000},
         ),
         ({"cpu": {"quota": 150_000}}, {"CPUQuotaPerSecUSec": 1_500_000}),
         ({"cpu": {"quota": -1}}, {}),
