@@ -354,6 +354,8 @@ async def hold(place: Place, spec: dict[str, Any]) -> None:
     name = f"{trace.own_names()}{place.count}"
     pid = int(pid_file.read_text())
     try:
+        while pathlib.Path(f"/proc/{pid}/comm").read_text() != "catatonit\n":  # `run` may return before the exec
+            await asyncio.sleep(0.001)
         found = parse_status(pathlib.Path(f"/proc/{pid}/status").read_text())
         assert found["Uid"].split() == ["65534"] * 4
         assert found["Groups"].split() == ["1234"]
